@@ -34,12 +34,12 @@ class Weights:
         """A matrix [n_out, n_in] whose outputs have the standard deviation of its inputs times `gain`."""
         self.normal(f"{name}.weight", (n_out, n_in), gain / np.sqrt(n_in))
         if bias:
-            self.normal(f"{name}.bias", (n_out,), 0.3)
+            self.normal(f"{name}.bias", (n_out,), 0.1)
 
     def norm(self, name, dim, bias=True):
         self.tensors[f"{name}.weight"] = bf16_exact(self.rng.uniform(0.5, 1.5, dim))
         if bias:
-            self.normal(f"{name}.bias", (dim,), 0.3)
+            self.normal(f"{name}.bias", (dim,), 0.1)
 
 
 def draw_sequences(rng, lengths, vocab_size, first_id, prefix=(), suffix=()):

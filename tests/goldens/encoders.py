@@ -212,3 +212,39 @@ def nllb_moe(tensors, config, ids):
         x = x + (1.0 - config["moe_token_dropout"]) * y
         routing.append({"layer": layer, "logits": logits, "expert_idx": expert_idx, "gate_weight": gate})
     return layer_norm(x, w["encoder.layer_norm.weight"], w["encoder.layer_norm.bias"], eps), routing
+
+
+# BERT and XLM-RoBERTa -----------------------------------------------------------------------------------------------
+
+
+def bert(tensors, config, ids, prefix="", first_position=0):
+    """XLM-RoBERTa is the same with `first_position` = pad_token_id + 1."""
+    w = as_f64({name.removeprefix(prefix): t for name, t in tensors.items()})
+    eps, n_heads = config["layer_norm_eps"], config["num_attention_heads"]
+    x = (
+        w["embeddings.word_embeddings.weight"][ids]
+        + w["embeddings.position_embeddings.weight"][first_position : first_position + len(ids)]
+        + w["embeddings.token_type_embeddings.weight"][0]
+    )
+    x = layer_norm(x, w["embeddings.LayerNorm.weight"], w["embeddings.LayerNorm.bias"], eps)
+    for layer in range(config["num_hidden_layers"]):
+        name = f"encoder.layer.{layer}"
+        q, k, v = (heads(linear(w, f"{name}.attention.self.{p}", x), n_heads) for p in ("query", "key", "value"))
+        a = linear(w, f"{name}.attention.output.dense", attention(q, k, v, q.shape[-1] ** -0.5))
+        norm = f"{name}.attention.output.LayerNorm"
+        x = layer_norm(x + a, w[f"{norm}.weight"], w[f"{norm}.bias"], eps)
+        y = linear(w, f"{name}.output.dense", gelu(linear(w, f"{name}.intermediate.dense", x)))
+        norm = f"{name}.output.LayerNorm"
+        x = layer_norm(x + y, w[f"{norm}.weight"], w[f"{norm}.bias"], eps)
+    return x
+
+
+def bert_logits(tensors, hidden, prefix=""):
+    """The pooler belongs to the model and wears its prefix; the classifier does not."""
+    w = as_f64(tensors)
+    return linear(w, "classifier", np.tanh(linear(w, f"{prefix}pooler.dense", hidden[0])))
+
+
+def xlm_roberta_logits(tensors, hidden):
+    w = as_f64(tensors)
+    return linear(w, "classifier.out_proj", np.tanh(linear(w, "classifier.dense", hidden[0])))

@@ -1,4 +1,4 @@
-"""Makes nomic_moe/, nomic_moe_top1/, nomic_moe_normalized/ and nomic_dense/ with encoders.nomic (float64).
+"""Makes the nomic_*/ folders with encoders.nomic (float64).
 
 No released `transformers` runs the MoE (its native `nomic_bert` silently drops the experts), so the whole encoder is
 checked by the dense case against `transformers`, and each MoE layer by a second formula below.
@@ -76,6 +76,16 @@ DENSE = {
 }
 
 
+CLASSIFY = {
+    **MOE,
+    "architectures": ["NomicBertForSequenceClassification"],
+    "torch_dtype": "bfloat16",
+    "problem_type": "single_label_classification",
+    "id2label": {"0": "negative", "1": "neutral", "2": "positive"},
+    "label2id": {"negative": 0, "neutral": 1, "positive": 2},
+}
+
+
 def make_weights(config, seed):
     c, w = config, Weights(seed)
     d, inner = c["n_embd"], c["n_inner"]
@@ -101,6 +111,9 @@ def make_weights(config, seed):
         else:
             w.linear(f"{name}.mlp.fc1", inner, d, bias=True)
             w.linear(f"{name}.mlp.fc2", d, inner, gain=1.5, bias=True)
+    if "id2label" in c:
+        w.linear("pooler.dense", d, d, bias=True)
+        w.linear("classifier", len(c["id2label"]), d, gain=2.0, bias=True)
     return w.tensors
 
 
@@ -176,10 +189,18 @@ def write_bf16_shards(case, tensors):
     (HERE / case / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
+def write_classifier(case, tensors):
+    """bf16 in one file; `bert.` before everything but the classifier, as the upstream class names its parts."""
+    named = {name if name.startswith("classifier.") else f"bert.{name}": t for name, t in tensors.items()}
+    state = {name: torch.from_numpy(t).to(torch.bfloat16) for name, t in named.items()}
+    save_file(state, HERE / case / "model.safetensors", metadata={"format": "pt"})
+
+
 def make(case, config, seed, store):
-    tensors = make_weights(config, seed)
+    tensors, labels = make_weights(config, seed), list(config.get("id2label", {}).values())
     write_config(case, config)
-    write_pooling(case, config["n_embd"], "mean_tokens", max(LENGTHS))
+    if not labels:
+        write_pooling(case, config["n_embd"], "mean_tokens", max(LENGTHS))
     store(case, tensors)
     margin, sequences = choose_sequences(tensors, config)
     answers = [encoders.nomic(tensors, config, ids) for ids in sequences]
@@ -189,21 +210,23 @@ def make(case, config, seed, store):
         check = check_dense(config, sequences, [hidden for hidden, _ in answers])
     print(f"{case}: margin {margin:.4f}; {check}")
     dimensions = DIMENSIONS if case == "nomic_moe" else None
+    entries = []
+    for ids, (hidden, routing) in zip(sequences, answers):
+        logits = encoders.bert_logits(tensors, hidden) if labels else None
+        entries.append(sequence_entry(
+            ids, hidden, [routing_entry(r["layer"], r["expert_idx"], r["gate_weight"]) for r in routing],
+            logits, encoders.softmax(logits) if labels else None, dimensions=dimensions,
+        ))
     write_json(f"{case}/golden.json", {
         "case": case,
         "made_with": made_with("make_nomic.py", "encoders.nomic, float64", seed, [scipy, torch, transformers], check=check),
-        "pooling": "mean",
+        "pooling": None if labels else "mean",
         "expert_capacity": None,
         "n_dropped": 0,
         "routing_margin": float(margin) if np.isfinite(margin) else None,
         **({"dimensions": dimensions} if dimensions else {}),
-        "sequences": [
-            sequence_entry(
-                ids, hidden, [routing_entry(r["layer"], r["expert_idx"], r["gate_weight"]) for r in routing],
-                dimensions=dimensions,
-            )
-            for ids, (hidden, routing) in zip(sequences, answers)
-        ],
+        **({"problem_type": config["problem_type"], "labels": labels} if labels else {}),
+        "sequences": entries,
     })
 
 
@@ -214,6 +237,7 @@ def main():
     make("nomic_moe_top1", {**MOE, "moe_top_k": 1, "torch_dtype": "bfloat16"}, SEED + 20, write_bf16_shards)
     normalized = {**MOE, "moe_normalize_expert_weights": True, "torch_dtype": "bfloat16"}
     make("nomic_moe_normalized", normalized, SEED + 8, write_bf16_shards)
+    make("nomic_moe_classify", CLASSIFY, SEED + 36, write_classifier)
     make("nomic_dense", DENSE, SEED, write_safetensors)
 
 

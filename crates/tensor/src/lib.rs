@@ -1,4 +1,13 @@
-//! placeholder
+//! The layer that inference and training share: checkpoints on disk, the seams to devices and to
+//! other ranks, and the CPU device.
+//!
+//! In reading order: [`dtype`] and [`checkpoint`] are weights at rest; [`device`] is what one rank
+//! computes with; [`collective`] is how ranks talk; [`cpu`] implements the device.
+//!
+//! This crate uses no other crate of the workspace.
 
 pub mod checkpoint;
+pub mod collective;
+pub mod cpu;
+pub mod device;
 pub mod dtype;

@@ -1,0 +1,318 @@
+//! The forward pass of every encoder, on one rank.
+
+use moeshard_tensor::checkpoint::Checkpoint;
+use moeshard_tensor::device::{
+    Activation, Device, EmbeddingRows, Pooling, Result as DeviceResult, Routing,
+};
+
+use crate::error::EncoderError;
+use crate::shard::ShardPlan;
+use crate::spec::{EncoderSpec, NormOrder, PositionEmbedding};
+use crate::weights::{ExpertLayer, Ffn, Layer, Linear, Weights};
+
+/// An encoder on one rank.
+pub struct Encoder<D: Device> {
+    device: D,
+    spec: EncoderSpec,
+    weights: Weights<D>,
+    plan: ShardPlan,
+    sequence_capacity: Option<usize>,
+}
+
+/// The sequences of one rank, packed without padding.
+#[derive(Clone, Copy, Debug)]
+pub struct RankBatch<'a> {
+    /// `[n_tokens]`
+    pub ids: &'a [u32],
+    /// `[n_tokens]`
+    pub type_ids: &'a [u32],
+    /// `[n_seqs + 1]`
+    pub cu_seqlens: &'a [usize],
+    /// `[world_size]`: tokens of every rank in this pass.
+    pub n_tokens_per_rank: &'a [usize],
+}
+
+/// What a [`Encoder::forward_traced`] shows after each layer.
+pub struct Step<'a, D: Device> {
+    /// `None` after the embedding.
+    pub layer_idx: Option<usize>,
+    /// `[n_tokens, d_model]`
+    pub hidden: &'a D::Tensor,
+    /// Of this rank's tokens, at a layer of experts.
+    pub routing: Option<&'a D::Routing>,
+}
+
+impl<D: Device> Encoder<D> {
+    /// Loads one rank's part of a model.
+    ///
+    /// `sequence_capacity` limits the tokens that an expert takes from one sequence.
+    ///
+    /// # Errors
+    /// If the experts cannot be laid out as planned, or a tensor is missing, of another shape or
+    /// not finite.
+    pub fn load(
+        device: D,
+        spec: &EncoderSpec,
+        checkpoint: &Checkpoint,
+        plan: ShardPlan,
+        sequence_capacity: Option<usize>,
+        progress: &dyn Fn(u64),
+    ) -> Result<Self, EncoderError> {
+        let weights = Weights::load(&device, spec, checkpoint, plan, progress)?;
+        Ok(Self { device, spec: spec.clone(), weights, plan, sequence_capacity })
+    }
+
+    /// The device that holds the weights.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// What the encoder is made of.
+    pub fn spec(&self) -> &EncoderSpec {
+        &self.spec
+    }
+
+    /// Runs one batch.
+    ///
+    /// # Shapes
+    /// - returns `[n_tokens, d_model]`
+    ///
+    /// # Communication
+    /// At each layer of experts, unless they are replicated, two all-gathers and one
+    /// reduce-scatter; every rank must call it, also one without tokens.
+    ///
+    /// # Errors
+    /// If a token id is outside the vocabulary, or a collective fails.
+    pub fn forward(&self, batch: &RankBatch<'_>) -> Result<D::Tensor, EncoderError> {
+        self.forward_traced(batch, &mut |_| Ok(()))
+    }
+
+    /// As [`Encoder::forward`], showing the hidden states after the embedding and each layer.
+    pub fn forward_traced(
+        &self,
+        batch: &RankBatch<'_>,
+        trace: &mut dyn FnMut(Step<'_, D>) -> DeviceResult<()>,
+    ) -> Result<D::Tensor, EncoderError> {
+        self.check(batch)?;
+        let mut x = self.embed(batch)?;
+        trace(Step { layer_idx: None, hidden: &x, routing: None })?;
+        for (layer_idx, layer) in self.weights.layers.iter().enumerate() {
+            let routing;
+            (x, routing) = self.layer(layer, &x, batch)?;
+            let routing = routing.as_ref();
+            trace(Step { layer_idx: Some(layer_idx), hidden: &x, routing })?;
+        }
+        if let Some(norm) = &self.weights.final_norm {
+            x = self.device.norm(&x, norm)?;
+        }
+        Ok(x)
+    }
+
+    /// One pooled vector per sequence, in host memory: `[n_seqs, d_model]`.
+    ///
+    /// # Errors
+    /// If shapes disagree.
+    pub fn pool(
+        &self,
+        hidden: &D::Tensor,
+        cu_seqlens: &[usize],
+        pooling: Pooling,
+    ) -> Result<Vec<f32>, EncoderError> {
+        let pooled = self.device.pool(hidden, cu_seqlens, pooling)?;
+        Ok(self.device.to_host(&pooled)?)
+    }
+
+    /// One row of logits per sequence, in host memory: `[n_seqs, n_labels]`.
+    ///
+    /// # Errors
+    /// [`EncoderError::NoHead`] if the model has none.
+    pub fn logits(
+        &self,
+        hidden: &D::Tensor,
+        cu_seqlens: &[usize],
+        pooling: Pooling,
+    ) -> Result<Vec<f32>, EncoderError> {
+        let head = self.weights.head.as_ref().ok_or(EncoderError::NoHead)?;
+        let own = self.spec.head.as_ref().and_then(|head| head.pooling);
+        let mut x = self.device.pool(hidden, cu_seqlens, own.unwrap_or(pooling))?;
+        if let Some((dense, activation)) = &head.dense {
+            x = self.linear(&x, dense, *activation, None)?;
+        }
+        let logits = self.linear(&x, &head.out, Activation::Identity, None)?;
+        Ok(self.device.to_host(&logits)?)
+    }
+
+    /// The routing in host memory.
+    ///
+    /// # Errors
+    /// If the copy fails.
+    pub fn routing(&self, routing: &D::Routing) -> Result<Routing, EncoderError> {
+        Ok(self.device.routing_to_host(routing)?)
+    }
+
+    fn check(&self, batch: &RankBatch<'_>) -> Result<(), EncoderError> {
+        let vocab_size = self.spec.embedding.vocab_size;
+        if let Some(&id) = batch.ids.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(EncoderError::TokenId { id, vocab_size });
+        }
+        let longest = batch.cu_seqlens.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
+        match self.spec.max_positions {
+            Some(max_length) if longest > max_length => {
+                Err(EncoderError::TooLong { n_tokens: longest, max_length })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn embed(&self, batch: &RankBatch<'_>) -> DeviceResult<D::Tensor> {
+        let (spec, weights) = (&self.spec.embedding, &self.weights.embedding);
+        let mut tables =
+            vec![EmbeddingRows { table: &weights.word, row_idx: batch.ids, scale: spec.scale }];
+        let offset = match spec.position {
+            PositionEmbedding::Learned { offset, .. } => offset,
+            // The table starts at the offset.
+            PositionEmbedding::Sinusoidal { .. } | PositionEmbedding::None => 0,
+        };
+        let positions = positions(batch.cu_seqlens, offset);
+        if let Some(table) = &weights.position {
+            tables.push(EmbeddingRows { table, row_idx: &positions, scale: 1.0 });
+        }
+        // A model with one segment gives it to every token.
+        let n_types = spec.token_type.as_ref().map_or(0, |(_, n)| *n as u32);
+        let type_ids: Vec<u32> =
+            batch.type_ids.iter().map(|&t| t.min(n_types.saturating_sub(1))).collect();
+        if let Some(table) = &weights.token_type {
+            tables.push(EmbeddingRows { table, row_idx: &type_ids, scale: 1.0 });
+        }
+        let x = self.device.embed(&tables)?;
+        match &weights.norm {
+            Some(norm) => self.device.norm(&x, norm),
+            None => Ok(x),
+        }
+    }
+
+    /// One layer: `x + f(norm(x))` or `norm(x + f(x))`, first attention, then the FFN.
+    fn layer(
+        &self,
+        layer: &Layer<D>,
+        x: &D::Tensor,
+        batch: &RankBatch<'_>,
+    ) -> DeviceResult<(D::Tensor, Option<D::Routing>)> {
+        match self.spec.norm_order {
+            NormOrder::Pre => {
+                let h = self.device.norm(x, &layer.attention_norm)?;
+                let x = self.attention(layer, &h, x, batch)?;
+                let h = self.device.norm(&x, &layer.ffn_norm)?;
+                self.ffn(&layer.ffn, &h, &x, batch)
+            }
+            NormOrder::Post => {
+                let sum = self.attention(layer, x, x, batch)?;
+                let x = self.device.norm(&sum, &layer.attention_norm)?;
+                let (sum, routing) = self.ffn(&layer.ffn, &x, &x, batch)?;
+                Ok((self.device.norm(&sum, &layer.ffn_norm)?, routing))
+            }
+        }
+    }
+
+    /// `residual + attention(x)`
+    fn attention(
+        &self,
+        layer: &Layer<D>,
+        x: &D::Tensor,
+        residual: &D::Tensor,
+        batch: &RankBatch<'_>,
+    ) -> DeviceResult<D::Tensor> {
+        let qkv = self.linear(x, &layer.qkv, Activation::Identity, None)?;
+        let bias = self.weights.relative_bias.as_ref();
+        let heads = self.device.attention(&qkv, batch.cu_seqlens, &self.spec.attention, bias)?;
+        self.linear(&heads, &layer.attention_out, Activation::Identity, Some(residual))
+    }
+
+    /// `residual + ffn(x)`
+    fn ffn(
+        &self,
+        ffn: &Ffn<D>,
+        x: &D::Tensor,
+        residual: &D::Tensor,
+        batch: &RankBatch<'_>,
+    ) -> DeviceResult<(D::Tensor, Option<D::Routing>)> {
+        match ffn {
+            Ffn::Dense { up, gate: None, down, activation } => {
+                let h = self.linear(x, up, *activation, None)?;
+                Ok((self.linear(&h, down, Activation::Identity, Some(residual))?, None))
+            }
+            Ffn::Dense { up, gate: Some(gate), down, activation } => {
+                let value = self.linear(x, up, Activation::Identity, None)?;
+                let gate = self.linear(x, gate, *activation, None)?;
+                let h = self.device.multiply(&value, &gate)?;
+                Ok((self.linear(&h, down, Activation::Identity, Some(residual))?, None))
+            }
+            Ffn::Experts(layer) => {
+                let (y, routing) = self.expert_layer(layer, x, batch)?;
+                let sum = self.device.add(residual, &y, layer.shared_bias.as_ref())?;
+                Ok((sum, Some(routing)))
+            }
+        }
+    }
+
+    /// Route, gather, run this rank's slices for all tokens, and return the sums to the owners.
+    fn expert_layer(
+        &self,
+        layer: &ExpertLayer<D>,
+        x: &D::Tensor,
+        batch: &RankBatch<'_>,
+    ) -> DeviceResult<(D::Tensor, D::Routing)> {
+        let device = &self.device;
+        let mut routing = device.route(x, &layer.router, layer.rule)?;
+        if let Some(capacity) = self.sequence_capacity {
+            device.limit_capacity(&mut routing, batch.cu_seqlens, capacity, true)?;
+        }
+        let y = if self.plan.strategy.communicates() {
+            let n_rows = batch.n_tokens_per_rank;
+            let all = device.all_gather(x, n_rows)?;
+            let mut all_routing = device.all_gather_routing(&routing, n_rows)?;
+            self.limit_batch(layer, &mut all_routing, n_rows.iter().sum())?;
+            let partial = device.expert_ffn(&all, &all_routing, &layer.experts)?;
+            device.reduce_scatter(&partial, n_rows)?
+        } else {
+            device.expert_ffn(x, &routing, &layer.experts)?
+        };
+        if layer.output_scale == 1.0 {
+            return Ok((y, routing));
+        }
+        Ok((device.scale(&y, layer.output_scale)?, routing))
+    }
+
+    /// Applies the strategy's capacity to the whole batch. Every rank decides the same; the first
+    /// one counts.
+    fn limit_batch(
+        &self,
+        layer: &ExpertLayer<D>,
+        routing: &mut D::Routing,
+        n_tokens: usize,
+    ) -> DeviceResult<()> {
+        let ExpertLayer { n_experts, rule, .. } = layer;
+        match self.plan.strategy.batch_capacity(n_tokens, rule.top_k, *n_experts) {
+            Some(capacity) => {
+                let counted = self.plan.rank == 0;
+                self.device.limit_capacity(routing, &[0, n_tokens], capacity, counted)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn linear(
+        &self,
+        x: &D::Tensor,
+        linear: &Linear<D>,
+        activation: Activation,
+        residual: Option<&D::Tensor>,
+    ) -> DeviceResult<D::Tensor> {
+        self.device.linear(x, &linear.weight, linear.bias.as_ref(), activation, residual)
+    }
+}
+
+/// Position of every token within its sequence, plus `offset`.
+fn positions(cu_seqlens: &[usize], offset: usize) -> Vec<u32> {
+    cu_seqlens.windows(2).flat_map(|w| (0..w[1] - w[0]).map(|p| (p + offset) as u32)).collect()
+}

@@ -1,0 +1,374 @@
+//! The device of a machine without accelerators: one rank on some of its cores.
+
+mod attention;
+mod experts;
+mod gemm;
+mod isa;
+mod lanes;
+mod math;
+mod norm;
+mod panels;
+mod parallel;
+mod router;
+mod table;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use attention::relative_bucket;
+pub use experts::Experts;
+pub use isa::Isa;
+pub use panels::Matrix;
+pub use table::Table;
+
+use crate::checkpoint::HostTensor;
+use crate::collective::Collective;
+use crate::device::{
+    Activation, AttentionShape, Device, DeviceError, DeviceStats, EmbeddingRows, ExpertSlice,
+    HostMatrix, Norm, Pooling, PositionRule, Result, RouterRule, Routing,
+};
+use crate::dtype::DType;
+use gemm::{Epilogue, gemm};
+use parallel::Parallel;
+
+/// Activations in host memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    n_rows: usize,
+    n_cols: usize,
+    /// `[n_rows, n_cols]`
+    data: Vec<f32>,
+}
+
+impl Tensor {
+    /// A tensor of the given rows.
+    ///
+    /// # Panics
+    /// If `data` is not `n_rows · n_cols` long.
+    pub fn new(n_rows: usize, n_cols: usize, data: Vec<f32>) -> Self {
+        assert_eq!(data.len(), n_rows * n_cols, "a tensor of {n_rows} × {n_cols}");
+        Self { n_rows, n_cols, data }
+    }
+
+    fn zeros(n_rows: usize, n_cols: usize) -> Self {
+        Self { n_rows, n_cols, data: vec![0.0; n_rows * n_cols] }
+    }
+
+    /// Its numbers, row by row.
+    pub fn as_slice(&self) -> &[f32] {
+        &self.data
+    }
+}
+
+/// How a [`CpuDevice`] is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuConfig {
+    /// In which matrices and tables are kept. Activations and sums are f32.
+    pub dtype: DType,
+    /// Threads that share every operation.
+    pub n_threads: usize,
+    /// Which kernels to use.
+    pub isa: Isa,
+}
+
+/// One rank on a CPU.
+pub struct CpuDevice {
+    config: CpuConfig,
+    parallel: Parallel,
+    collective: Box<dyn Collective>,
+    counters: Arc<Counters>,
+}
+
+/// What a device counts; readable while it works.
+#[derive(Debug, Default)]
+pub struct Counters {
+    expert_bytes: AtomicU64,
+    expert_multiply_adds: AtomicU64,
+    n_dropped: AtomicU64,
+}
+
+impl Counters {
+    /// The counts as of now.
+    pub fn read(&self) -> DeviceStats {
+        DeviceStats {
+            expert_bytes: self.expert_bytes.load(Ordering::Relaxed),
+            expert_multiply_adds: self.expert_multiply_adds.load(Ordering::Relaxed),
+            n_dropped: self.n_dropped.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl CpuDevice {
+    /// A rank of `collective`'s world.
+    ///
+    /// # Errors
+    /// [`DeviceError::SetUp`] if the threads cannot be started.
+    pub fn new(config: CpuConfig, collective: Box<dyn Collective>) -> Result<Self> {
+        let parallel = Parallel::new(config.n_threads)?;
+        Ok(Self { config, parallel, collective, counters: Arc::default() })
+    }
+
+    /// The counters, for readers on other threads.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    fn exact(&self) -> CpuConfig {
+        CpuConfig { dtype: DType::F32, ..self.config }
+    }
+}
+
+impl Device for CpuDevice {
+    type Tensor = Tensor;
+    type Matrix = Matrix;
+    type Vector = Vec<f32>;
+    type Table = Table;
+    type Experts = Experts;
+    type Routing = Routing;
+
+    fn load_matrix(&self, parts: &[HostMatrix<'_>]) -> Result<Matrix> {
+        for part in parts {
+            check("load_matrix", "n_in", parts[0].n_in(), part.n_in())?;
+        }
+        Ok(Matrix::pack(self.config.dtype, parts, &self.parallel))
+    }
+
+    fn load_exact_matrix(&self, host: &HostMatrix<'_>) -> Result<Matrix> {
+        let host = HostMatrix { tensor: host.tensor.clone(), layout: host.layout };
+        Ok(Matrix::pack(self.exact().dtype, &[host], &self.parallel))
+    }
+
+    fn load_vector(&self, parts: &[HostTensor<'_>]) -> Result<Vec<f32>> {
+        Ok(parts.iter().flat_map(HostTensor::to_f32).collect())
+    }
+
+    fn load_table(&self, host: &HostTensor<'_>) -> Result<Table> {
+        Ok(Table::load(self.config.dtype, host, &self.parallel))
+    }
+
+    fn load_experts(
+        &self,
+        n_experts: usize,
+        slices: Vec<ExpertSlice<'_>>,
+        activation: Activation,
+    ) -> Result<Experts> {
+        let dtype = self.config.dtype;
+        let experts = Experts::load(dtype, n_experts, slices, activation, &self.parallel)?;
+        self.counters.expert_bytes.fetch_add(experts.n_bytes() as u64, Ordering::Relaxed);
+        Ok(experts)
+    }
+
+    fn embed(&self, rows: &[EmbeddingRows<'_, Table>]) -> Result<Tensor> {
+        let first = rows.first().ok_or(DeviceError::Shape {
+            op: "embed",
+            dim: "tables",
+            expected: 1,
+            got: 0,
+        })?;
+        let (n_tokens, n_cols) = (first.row_idx.len(), first.table.n_cols());
+        let mut out = Tensor::zeros(n_tokens, n_cols);
+        for part in rows {
+            check("embed", "n_tokens", n_tokens, part.row_idx.len())?;
+            check("embed", "d_model", n_cols, part.table.n_cols())?;
+            if let Some(&idx) = part.row_idx.iter().find(|&&i| i as usize >= part.table.n_rows()) {
+                check("embed", "n_rows", part.table.n_rows(), idx as usize)?;
+            }
+        }
+        self.parallel.for_each_chunk(&mut out.data, n_cols.max(1), |token, out| {
+            for part in rows {
+                part.table.add_row(part.row_idx[token] as usize, part.scale, out);
+            }
+        });
+        Ok(out)
+    }
+
+    fn norm(&self, x: &Tensor, norm: &Norm<Vec<f32>>) -> Result<Tensor> {
+        check("norm", "d_model", x.n_cols, norm.weight.len())?;
+        let mut out = x.clone();
+        let (isa, Norm { kind, eps, weight, bias }) = (self.config.isa, norm);
+        self.parallel.for_each_chunk(&mut out.data, x.n_cols.max(1), |_, row| {
+            norm::norm_row(isa, *kind, *eps, row, weight, bias.as_deref());
+        });
+        Ok(out)
+    }
+
+    fn linear(
+        &self,
+        x: &Tensor,
+        w: &Matrix,
+        bias: Option<&Vec<f32>>,
+        activation: Activation,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        check("linear", "n_in", w.n_in(), x.n_cols)?;
+        if let Some(bias) = bias {
+            check("linear", "bias", w.n_out(), bias.len())?;
+        }
+        if let Some(residual) = residual {
+            check("linear", "residual rows", x.n_rows, residual.n_rows)?;
+            check("linear", "residual columns", w.n_out(), residual.n_cols)?;
+        }
+        let mut out = Tensor::zeros(x.n_rows, w.n_out());
+        let epilogue = Epilogue {
+            bias: bias.map(Vec::as_slice),
+            activation,
+            residual: residual.map(|r| r.data.as_slice()),
+        };
+        gemm(self.config.isa, &self.parallel, &x.data, w, &mut out.data, epilogue);
+        Ok(out)
+    }
+
+    fn multiply(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+        check_same("multiply", x, y)?;
+        let data = x.data.iter().zip(&y.data).map(|(x, y)| x * y).collect();
+        Ok(Tensor { data, ..*x })
+    }
+
+    fn add(&self, x: &Tensor, y: &Tensor, bias: Option<&Vec<f32>>) -> Result<Tensor> {
+        check_same("add", x, y)?;
+        let mut data: Vec<f32> = x.data.iter().zip(&y.data).map(|(x, y)| x + y).collect();
+        if let Some(bias) = bias {
+            check("add", "bias", x.n_cols, bias.len())?;
+            for row in data.chunks_exact_mut(x.n_cols.max(1)) {
+                row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+            }
+        }
+        Ok(Tensor { data, ..*x })
+    }
+
+    fn attention(
+        &self,
+        qkv: &Tensor,
+        cu_seqlens: &[usize],
+        shape: &AttentionShape,
+        bias: Option<&Vec<f32>>,
+    ) -> Result<Tensor> {
+        let width = shape.n_heads * shape.head_dim;
+        check("attention", "3 · n_heads · head_dim", 3 * width, qkv.n_cols)?;
+        check("attention", "n_tokens", cu_seqlens.last().copied().unwrap_or(0), qkv.n_rows)?;
+        let n_bias = match shape.position {
+            PositionRule::RelativeBias { n_buckets, .. } => n_buckets * shape.n_heads,
+            _ => 0,
+        };
+        let bias = bias.map_or(&[][..], Vec::as_slice);
+        check("attention", "bias", n_bias, bias.len())?;
+        let mut out = Tensor::zeros(qkv.n_rows, width);
+        let isa = self.config.isa;
+        attention::attention(
+            isa,
+            &self.parallel,
+            &qkv.data,
+            cu_seqlens,
+            shape,
+            bias,
+            &mut out.data,
+        );
+        Ok(out)
+    }
+
+    fn route(&self, x: &Tensor, router: &Matrix, rule: RouterRule) -> Result<Routing> {
+        let mut logits = self.linear(x, router, None, Activation::Identity, None)?;
+        Ok(router::route(&mut logits.data, router.n_out(), rule))
+    }
+
+    fn limit_capacity(
+        &self,
+        routing: &mut Routing,
+        segments: &[usize],
+        capacity: usize,
+        counted: bool,
+    ) -> Result<()> {
+        check("limit_capacity", "n_tokens", routing.n_tokens(), segments.last().copied().unwrap_or(0))?;
+        let kept = routing.expert_idx.iter().filter(|&&e| e != Routing::DROPPED);
+        let n_experts = kept.max().map_or(0, |&e| e as usize + 1);
+        let n_dropped = router::limit_capacity(routing, n_experts, segments, capacity);
+        if counted {
+            self.counters.n_dropped.fetch_add(n_dropped, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn expert_ffn(&self, x: &Tensor, routing: &Routing, experts: &Experts) -> Result<Tensor> {
+        check("expert_ffn", "n_tokens", x.n_rows, routing.n_tokens())?;
+        let mut out = Tensor::zeros(x.n_rows, x.n_cols);
+        let isa = self.config.isa;
+        let n = experts.run(isa, &self.parallel, &x.data, routing, x.n_cols, &mut out.data);
+        self.counters.expert_multiply_adds.fetch_add(n, Ordering::Relaxed);
+        Ok(out)
+    }
+
+    fn all_gather(&self, x: &Tensor, n_rows: &[usize]) -> Result<Tensor> {
+        let mut out = Tensor::zeros(n_rows.iter().sum(), x.n_cols);
+        let counts: Vec<_> = n_rows.iter().map(|n| n * x.n_cols).collect();
+        self.collective.all_gather(&x.data, &counts, &mut out.data)?;
+        Ok(out)
+    }
+
+    fn all_gather_routing(&self, routing: &Routing, n_rows: &[usize]) -> Result<Routing> {
+        let counts: Vec<_> = n_rows.iter().map(|n| n * routing.top_k).collect();
+        let n_slots = counts.iter().sum();
+        let mut expert_idx = vec![0_u32; n_slots];
+        let mut gate_weight = vec![0.0; n_slots];
+        // Gathering copies bits, so indices may travel as floats.
+        let send = bytemuck::cast_slice(&routing.expert_idx);
+        self.collective.all_gather(send, &counts, bytemuck::cast_slice_mut(&mut expert_idx))?;
+        self.collective.all_gather(&routing.gate_weight, &counts, &mut gate_weight)?;
+        Ok(Routing { top_k: routing.top_k, expert_idx, gate_weight })
+    }
+
+    fn reduce_scatter(&self, x: &Tensor, n_rows: &[usize]) -> Result<Tensor> {
+        let counts: Vec<_> = n_rows.iter().map(|n| n * x.n_cols).collect();
+        let mine = n_rows.get(self.collective.rank()).copied().unwrap_or(0);
+        let mut out = Tensor::zeros(mine, x.n_cols);
+        self.collective.reduce_scatter(&x.data, &counts, &mut out.data)?;
+        Ok(out)
+    }
+
+    fn pool(&self, x: &Tensor, cu_seqlens: &[usize], rule: Pooling) -> Result<Tensor> {
+        check("pool", "n_tokens", cu_seqlens.last().copied().unwrap_or(0), x.n_rows)?;
+        let n_seqs = cu_seqlens.len().saturating_sub(1);
+        let mut out = Tensor::zeros(n_seqs, x.n_cols);
+        let n = x.n_cols.max(1);
+        for (out, range) in out.data.chunks_exact_mut(n).zip(cu_seqlens.windows(2)) {
+            let rows = match rule {
+                Pooling::Cls => range[0]..(range[0] + 1).min(range[1]),
+                Pooling::Mean => range[0]..range[1],
+                Pooling::LastToken => range[1].saturating_sub(1).max(range[0])..range[1],
+            };
+            let factor = 1.0 / rows.len().max(1) as f32;
+            for row in x.data[rows.start * n..rows.end * n].chunks_exact(n) {
+                out.iter_mut().zip(row).for_each(|(o, x)| *o += x);
+            }
+            out.iter_mut().for_each(|o| *o *= factor);
+        }
+        Ok(out)
+    }
+
+    fn scale(&self, x: &Tensor, factor: f32) -> Result<Tensor> {
+        Ok(Tensor { data: x.data.iter().map(|x| factor * x).collect(), ..*x })
+    }
+
+    fn to_host(&self, x: &Tensor) -> Result<Vec<f32>> {
+        Ok(x.data.clone())
+    }
+
+    fn routing_to_host(&self, routing: &Routing) -> Result<Routing> {
+        Ok(routing.clone())
+    }
+
+    fn stats(&self) -> DeviceStats {
+        self.counters.read()
+    }
+}
+
+fn check(op: &'static str, dim: &'static str, expected: usize, got: usize) -> Result<()> {
+    if expected == got {
+        return Ok(());
+    }
+    Err(DeviceError::Shape { op, dim, expected, got })
+}
+
+fn check_same(op: &'static str, x: &Tensor, y: &Tensor) -> Result<()> {
+    check(op, "n_rows", x.n_rows, y.n_rows)?;
+    check(op, "n_cols", x.n_cols, y.n_cols)
+}

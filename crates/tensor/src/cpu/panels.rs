@@ -1,0 +1,171 @@
+//! Weight matrices in the layout that the matrix product reads.
+//!
+//! A matrix `[n_out, n_in]` is cut into panels of sixteen outputs. A panel stores, for each input,
+//! its sixteen weights side by side: `[n_panels, n_in, 16]`, zero past `n_out`. The product then
+//! reads every panel from front to back.
+
+use half::{bf16, f16};
+
+use super::lanes::{LANES, Weight};
+use super::parallel::Parallel;
+use crate::checkpoint::HostTensor;
+use crate::device::{HostMatrix, MatrixLayout};
+use crate::dtype::DType;
+
+/// A packed matrix of one element type.
+#[derive(Debug)]
+pub(crate) struct Panels<E> {
+    pub(crate) n_out: usize,
+    pub(crate) n_in: usize,
+    /// `[n_panels, n_in, 16]`
+    data: Vec<E>,
+}
+
+impl<E: Weight> Panels<E> {
+    /// All weights zero.
+    pub(crate) fn zeros(n_out: usize, n_in: usize) -> Self {
+        let data = vec![E::default(); n_out.div_ceil(LANES) * n_in * LANES];
+        Self { n_out, n_in, data }
+    }
+
+    pub(crate) fn n_panels(&self) -> usize {
+        self.n_out.div_ceil(LANES)
+    }
+
+    /// `[n_in, 16]`
+    #[inline(always)]
+    pub(crate) fn panel(&self, panel_idx: usize) -> &[E] {
+        &self.data[panel_idx * self.n_in * LANES..][..self.n_in * LANES]
+    }
+
+    /// Sets the weight of output `out` for input `inp`.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, out: usize, inp: usize, value: E) {
+        self.data[(out / LANES * self.n_in + inp) * LANES + out % LANES] = value;
+    }
+
+    pub(crate) fn n_bytes(&self) -> usize {
+        size_of_val(self.data.as_slice())
+    }
+
+    /// Packs matrices stacked along `n_out`, panels in parallel.
+    fn pack(parts: &[HostMatrix<'_>], parallel: &Parallel) -> Self {
+        let n_in = parts.first().map_or(0, HostMatrix::n_in);
+        let n_out = parts.iter().map(HostMatrix::n_out).sum();
+        let mut panels = Self::zeros(n_out, n_in);
+        let mut starts = vec![0];
+        for part in parts {
+            starts.push(starts[starts.len() - 1] + part.n_out());
+        }
+        parallel.for_each_chunk(&mut panels.data, (n_in * LANES).max(1), |panel_idx, panel| {
+            let rows = panel_idx * LANES..n_out.min((panel_idx + 1) * LANES);
+            for (part, &start) in parts.iter().zip(&starts) {
+                let from = rows.start.max(start);
+                let to = rows.end.min(start + part.n_out());
+                if from < to {
+                    pack_panel(part, from - start..to - start, from - rows.start, panel);
+                }
+            }
+        });
+        panels
+    }
+}
+
+/// Copies outputs `outs` of `part` into lanes `lane ..` of one panel.
+fn pack_panel<E: Weight>(
+    part: &HostMatrix<'_>,
+    outs: std::ops::Range<usize>,
+    lane: usize,
+    panel: &mut [E],
+) {
+    let (n_in, n_out) = (part.n_in(), part.n_out());
+    match part.layout {
+        MatrixLayout::OutIn => {
+            let mut row = vec![0.0; n_in];
+            for (i, out) in outs.enumerate() {
+                read_run(&part.tensor, out * n_in, &mut row);
+                for (inp, &x) in row.iter().enumerate() {
+                    panel[inp * LANES + lane + i] = E::from_f32(x);
+                }
+            }
+        }
+        MatrixLayout::InOut => {
+            let mut run = vec![0.0; outs.len()];
+            for inp in 0..n_in {
+                read_run(&part.tensor, inp * n_out + outs.start, &mut run);
+                for (i, &x) in run.iter().enumerate() {
+                    panel[inp * LANES + lane + i] = E::from_f32(x);
+                }
+            }
+        }
+    }
+}
+
+/// Widens `to.len()` consecutive numbers of a tensor, whose bytes may have any alignment.
+pub(crate) fn read_run(tensor: &HostTensor<'_>, first: usize, to: &mut [f32]) {
+    let size = tensor.dtype.size();
+    let bytes = &tensor.data[first * size..][..to.len() * size];
+    let halves = || bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
+    match tensor.dtype {
+        DType::F32 => to
+            .iter_mut()
+            .zip(bytes.as_chunks::<4>().0)
+            .for_each(|(x, b)| *x = f32::from_le_bytes(*b)),
+        DType::BF16 => to
+            .iter_mut()
+            .zip(halves())
+            .for_each(|(x, b)| *x = f32::from_bits(u32::from(b) << 16)),
+        DType::F16 => {
+            to.iter_mut().zip(halves()).for_each(|(x, b)| *x = f16::from_bits(b).to_f32());
+        }
+    }
+}
+
+/// A packed weight matrix of any element type.
+#[derive(Debug)]
+pub struct Matrix(pub(crate) Packed);
+
+#[derive(Debug)]
+pub(crate) enum Packed {
+    F32(Panels<f32>),
+    Bf16(Panels<bf16>),
+    F16(Panels<f16>),
+}
+
+/// Runs `$body` with `$panels` bound to the panels of whichever type.
+macro_rules! with_panels {
+    ($matrix:expr, $panels:ident => $body:expr) => {
+        match &$matrix.0 {
+            $crate::cpu::panels::Packed::F32($panels) => $body,
+            $crate::cpu::panels::Packed::Bf16($panels) => $body,
+            $crate::cpu::panels::Packed::F16($panels) => $body,
+        }
+    };
+}
+pub(crate) use with_panels;
+
+impl Matrix {
+    /// Packs matrices stacked along `n_out`, as `dtype`.
+    pub(crate) fn pack(dtype: DType, parts: &[HostMatrix<'_>], parallel: &Parallel) -> Self {
+        Self(match dtype {
+            DType::F32 => Packed::F32(Panels::pack(parts, parallel)),
+            DType::BF16 => Packed::Bf16(Panels::pack(parts, parallel)),
+            DType::F16 => Packed::F16(Panels::pack(parts, parallel)),
+        })
+    }
+
+    /// Number of outputs.
+    pub fn n_out(&self) -> usize {
+        with_panels!(self, panels => panels.n_out)
+    }
+
+    /// Number of inputs.
+    pub fn n_in(&self) -> usize {
+        with_panels!(self, panels => panels.n_in)
+    }
+
+    /// Bytes held, the padding of the last panel counted.
+    pub fn n_bytes(&self) -> usize {
+        with_panels!(self, panels => panels.n_bytes())
+    }
+}

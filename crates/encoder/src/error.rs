@@ -1,90 +1,61 @@
-//! What can be wrong with a model.
+//! What can go wrong with an encoder.
 
 use moeshard_tensor::checkpoint::CheckpointError;
+use moeshard_tensor::device::DeviceError;
 
-/// Why a folder cannot be served as a model.
-///
-/// Each message is one sentence that names the file, the key or the tensor, what was expected and
-/// what was found.
+/// Why an encoder could not be loaded or run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ModelError {
-    /// The operating system refused.
-    #[error("{file}: cannot be read: {source}")]
-    Io {
-        /// The file.
-        file: String,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// A file that every model has is not there.
-    #[error("{file}: expected a file of this name, found none")]
-    MissingFile {
-        /// The file.
-        file: String,
-    },
-    /// A file is no JSON.
-    #[error("{file}: expected JSON, found {source}")]
-    Json {
-        /// The file.
-        file: String,
-        /// Where and why it is none.
-        source: serde_json::Error,
-    },
-    /// A value in a JSON file cannot be used.
-    #[error("{file}: {key}: expected {expected}, found {found}")]
-    Key {
-        /// The file.
-        file: String,
-        /// The key, with those around it.
-        key: String,
-        /// What it may be.
-        expected: String,
-        /// What it is.
-        found: String,
-    },
-    /// No family of this name.
-    #[error("{file}: model_type: expected one of {known}, found {found}")]
-    UnknownFamily {
-        /// The file.
-        file: String,
-        /// What the file names.
-        found: String,
-        /// What could be served, separated by commas.
-        known: String,
-    },
-    /// A tensor has another shape than the config says.
-    #[error("{file}: tensor {tensor:?}: expected shape {expected:?}, found {found:?}")]
-    TensorShape {
-        /// The checkpoint.
-        file: String,
-        /// The tensor.
-        tensor: String,
-        /// The shape that follows from the config.
-        expected: Vec<usize>,
-        /// Its shape.
-        found: Vec<usize>,
-    },
-    /// The checkpoint is malformed or lacks a tensor.
+pub enum EncoderError {
+    /// The checkpoint could not be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// A tensor is not what the config says.
+    #[error("tensor `{tensor}` has shape {found:?}, expected {expected:?}")]
+    TensorShape {
+        /// Its name.
+        tensor: String,
+        /// What the config asks for.
+        expected: Vec<usize>,
+        /// What the checkpoint holds.
+        found: Vec<usize>,
+    },
+    /// A weight is NaN or infinite.
+    #[error("tensor `{tensor}` holds NaN or infinity at element {element_idx} of the part read")]
+    NotFinite {
+        /// Its name.
+        tensor: String,
+        /// First such element, in row-major order of the part that was read.
+        element_idx: usize,
+    },
+    /// The experts cannot be laid out over the ranks.
+    #[error("layer {layer_idx}: {reason}")]
+    Layout {
+        /// Which layer.
+        layer_idx: usize,
+        /// A sentence with both numbers.
+        reason: String,
+    },
+    /// A token id is outside the vocabulary.
+    #[error("token id {id} is outside the vocabulary of {vocab_size}")]
+    TokenId {
+        /// The id.
+        id: u32,
+        /// Number of ids.
+        vocab_size: usize,
+    },
+    /// A sequence is longer than positions allow.
+    #[error("a sequence of {n_tokens} tokens is longer than the model's {max_length}")]
+    TooLong {
+        /// Its length.
+        n_tokens: usize,
+        /// The longest allowed.
+        max_length: usize,
+    },
+    /// The model has no classification head.
+    #[error("the model has no classification head")]
+    NoHead,
+    /// The device failed.
+    #[error(transparent)]
+    Device(DeviceError),
 }
-
-impl ModelError {
-    /// The same complaint about a file in the folder `dir`.
-    pub(crate) fn within(mut self, dir: &str) -> Self {
-        match &mut self {
-            Self::Io { file, .. }
-            | Self::MissingFile { file }
-            | Self::Json { file, .. }
-            | Self::Key { file, .. }
-            | Self::UnknownFamily { file, .. }
-            | Self::TensorShape { file, .. } => *file = format!("{dir}/{file}"),
-            Self::Checkpoint(_) => {}
-        }
-        self
-    }
-}
-
-/// The result of everything that reads a model.
-pub(crate) type Result<T, E = ModelError> = std::result::Result<T, E>;

@@ -1,0 +1,57 @@
+//! `/embed`, as text-embeddings-inference has it.
+
+use axum::extract::State;
+use axum::response::Response;
+use moeshard_batcher::Task;
+
+use super::{answer, values};
+use crate::body::Payload;
+use crate::error::RequestError;
+use crate::observe::Work;
+use crate::state::{AppState, Wishes};
+use crate::wire::{EmbedRequest, ErrorBody};
+
+/// Embeds texts.
+///
+/// The answer is a list of embeddings, also for one input.
+#[utoipa::path(
+    post, path = "/embed", tag = "Embeddings",
+    request_body(
+        content = EmbedRequest,
+        example = json!({ "inputs": ["What is a mixture of experts?", "Hello"] }),
+    ),
+    responses(
+        (status = 200, description = "One embedding per input", body = Vec<Vec<f32>>),
+        (status = 400, description = "Nothing to embed, or no JSON", body = ErrorBody),
+        (status = 413, description = "The body is too long", body = ErrorBody),
+        (status = 422, description = "A field is wrong", body = ErrorBody),
+        (status = 424, description = "The model failed", body = ErrorBody),
+        (status = 429, description = "Too much work; see Retry-After", body = ErrorBody),
+        (status = 503, description = "The model cannot answer", body = ErrorBody),
+    ),
+)]
+pub(crate) async fn embed(
+    State(state): State<AppState>,
+    Payload(request): Payload<EmbedRequest>,
+) -> Result<Response, RequestError> {
+    run(&state, request).await
+}
+
+pub(super) async fn run(state: &AppState, request: EmbedRequest) -> Result<Response, RequestError> {
+    let normalize = request.normalize.unwrap_or(true);
+    let task = Task::Embed {
+        normalize,
+        dimensions: request.dimensions,
+    };
+    let wishes = Wishes {
+        truncate: request.truncate,
+        direction: request.truncation_direction,
+        prompt_name: request.prompt_name,
+    };
+    let options = state.options(task, wishes);
+    let answers = state
+        .model()?
+        .submit_all(request.inputs.list, &options)
+        .await?;
+    Ok(answer(Work::of(&answers), values(answers)))
+}

@@ -1,0 +1,42 @@
+//! `/embed`.
+
+use moeshard_batcher::Direction;
+use serde::de::{Deserialize, Deserializer, Error};
+use utoipa::ToSchema;
+
+use super::Inputs;
+
+/// The body of `/embed`.
+#[derive(Debug, serde::Deserialize, ToSchema)]
+pub struct EmbedRequest {
+    /// A text, a list of token ids, or a list of those.
+    #[schema(schema_with = crate::openapi::inputs)]
+    pub inputs: Inputs,
+    /// Cut what is too long instead of refusing it; the server's `auto_truncate` if absent.
+    pub truncate: Option<bool>,
+    /// Which side is cut: `left` or `right` (the default).
+    #[serde(default, deserialize_with = "direction")]
+    #[schema(value_type = Option<String>, example = "right")]
+    pub truncation_direction: Option<Direction>,
+    /// The model's prompt that is put before each text.
+    pub prompt_name: Option<String>,
+    /// Scale each embedding to unit length (true if absent).
+    pub normalize: Option<bool>,
+    /// Keep only the first so many dimensions; normalised after the cut.
+    #[schema(minimum = 1)]
+    pub dimensions: Option<usize>,
+}
+
+/// `left` or `right` in any case, or null.
+pub(crate) fn direction<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Direction>, D::Error> {
+    let Some(name) = Option::<String>::deserialize(deserializer)? else {
+        return Ok(None);
+    };
+    match name.to_ascii_lowercase().as_str() {
+        "left" => Ok(Some(Direction::Left)),
+        "right" => Ok(Some(Direction::Right)),
+        _ => Err(D::Error::unknown_variant(&name, &["left", "right"])),
+    }
+}

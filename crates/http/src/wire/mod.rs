@@ -1,0 +1,37 @@
+//! What requests and responses look like.
+//!
+//! Unknown fields are ignored everywhere: clients send fields of other servers.
+
+mod classify;
+mod embed;
+mod info;
+mod inputs;
+mod openai;
+mod tools;
+
+pub use classify::{
+    ClassifyParameters, ClassifyRequest, FunctionToApply, PredictInputs, PredictRequest, Score,
+};
+pub use embed::EmbedRequest;
+pub(crate) use embed::direction;
+pub use info::{ClassifierType, EmbeddingType, Info, ModelType, Status};
+pub use inputs::Inputs;
+pub use openai::{
+    Embedding, EmbeddingValues, EmbeddingsRequest, EmbeddingsResponse, EncodingFormat, Model,
+    Models, Usage,
+};
+pub use tools::{
+    DecodeRequest, SimilarityInputs, SimilarityParameters, SimilarityRequest, Texts, TokenIds,
+    TokenInfo, TokenizeRequest,
+};
+
+use utoipa::ToSchema;
+
+/// An error, as every route but OpenAI's answers it.
+#[derive(Debug, serde::Serialize, ToSchema)]
+pub struct ErrorBody {
+    /// What is wrong.
+    pub error: String,
+    /// `Empty`, `Validation`, `Tokenizer`, `Backend`, `Overloaded`, `Unhealthy`, …
+    pub error_type: String,
+}

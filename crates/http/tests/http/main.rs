@@ -1,0 +1,6 @@
+//! The server from its wire to a fake engine and back.
+
+mod bad_input;
+mod lifecycle;
+mod routes;
+mod support;

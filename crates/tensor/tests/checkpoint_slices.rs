@@ -138,7 +138,7 @@ fn a_slice_outside_the_tensor_is_refused_by_name_and_numbers() {
             vec![0..4, backwards],
             "expected a range within 0..3 on axis 1, found 2..1",
         ),
-        (vec![0..4], "expected 2 ranges for shape [4, 3], found 1"),
+        (vec![0..4; 3], "expected 2 ranges for shape [4, 3], found 3"),
     ] {
         let err = checkpoint.read("w", &ranges).unwrap_err().to_string();
         assert!(

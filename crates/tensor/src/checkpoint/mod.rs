@@ -127,7 +127,6 @@ impl Checkpoint {
         let shape = &stored.info.shape;
         let ranges = checked_ranges(&source.name, name, shape, ranges)?;
         self.prefetch();
-        source.will_need(stored.start..stored.start + stored.n_bytes);
         let layout = Layout {
             shape: shape.clone(),
             strides: stored.strides.clone(),

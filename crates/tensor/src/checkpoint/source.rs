@@ -1,36 +1,40 @@
 //! The bytes of a checkpoint file, and reading them ahead.
 //!
-//! A page fault on a cold mapping reads a few hundred kilobytes and waits for them, which leaves
-//! a disk idle most of the time. [`read_ahead`] therefore walks over the files in big windows
-//! from a thread of its own. It uses `madvise` rather than `pread` into a scratch buffer: there
-//! is no second copy of the bytes, and the pages are mapped by the time that a rank touches them.
+//! A page fault on a cold mapping reads a window around the page and waits for it, in whatever
+//! order ranks ask for tensors. A [`ReadAhead`] thread therefore reads the files from front to
+//! back into a scratch buffer, as `dd` does, which leaves them in the page cache.
+//!
+//! Measured on a virtual disk with 2 GiB cold and two cores busy with other work, median of 9:
+//! `dd` 1.29 s, every tensor in file order 1.07 s, in reverse order 1.50 s, page faults without
+//! this thread 1.63 s. `MADV_WILLNEED` in the place of `read` was rejected: 2.2 s (median of 7,
+//! beside a `dd` of 1.04 s).
 
 use std::fs::File;
-use std::ops::Range;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use memmap2::{Advice, Mmap};
+use memmap2::Mmap;
 
 use super::error::{CheckpointError, Result};
 
-/// How much the reader-ahead asks for at once.
-///
-/// Measured on a virtual disk of 1.2 GB/s with a file of 2 GiB: 4 to 64 MiB are equally fast.
-const WINDOW: usize = 16 << 20;
+/// How much the reader-ahead reads at once; 1 to 16 MiB measure alike.
+const WINDOW: usize = 4 << 20;
 
 /// One file of a checkpoint.
 pub(crate) struct Source {
     /// What errors call it.
     pub(crate) name: String,
     bytes: Bytes,
-    /// How far the reader-ahead has come.
-    ahead: AtomicUsize,
 }
 
 enum Bytes {
-    Mapped(Mmap),
+    /// The file stays open for the reader-ahead, which alone uses its position.
+    Mapped {
+        mapped: Mmap,
+        file: File,
+    },
     Static(&'static [u8]),
 }
 
@@ -49,70 +53,38 @@ impl Source {
         // truncates the file, touching a lost page ends this process with SIGBUS; checkpoints
         // are replaced by renaming, never in place, and after loading nothing is read any more.
         let mapped = unsafe { Mmap::map(&file) }.map_err(io)?;
-        Ok(Self::new(name, Bytes::Mapped(mapped)))
+        Ok(Self {
+            name,
+            bytes: Bytes::Mapped { mapped, file },
+        })
     }
 
     /// Bytes that are part of the program.
     pub(crate) fn from_static(name: &str, bytes: &'static [u8]) -> Self {
-        Self::new(name.into(), Bytes::Static(bytes))
-    }
-
-    fn new(name: String, bytes: Bytes) -> Self {
         Self {
-            name,
-            bytes,
-            ahead: AtomicUsize::new(0),
+            name: name.into(),
+            bytes: Bytes::Static(bytes),
         }
     }
 
     /// The whole file.
     pub(crate) fn bytes(&self) -> &[u8] {
         match &self.bytes {
-            Bytes::Mapped(mapped) => mapped,
+            Bytes::Mapped { mapped, .. } => mapped,
             Bytes::Static(bytes) => bytes,
         }
     }
 
-    /// Asks for a span that is about to be touched, unless the reader-ahead has passed it.
-    pub(crate) fn will_need(&self, span: Range<usize>) {
-        if let Bytes::Mapped(mapped) = &self.bytes
-            && self.ahead.load(Ordering::Relaxed) < span.end
-        {
-            // Advice is free to be refused: the bytes then come in by page faults.
-            let _ = mapped.advise_range(Advice::WillNeed, span.start, span.len());
-        }
-    }
-
-    /// Reads the file ahead, window after window, until it ends or `stop` is set.
-    fn read_ahead(&self, stop: &AtomicBool) {
-        let Bytes::Mapped(mapped) = &self.bytes else {
+    /// Reads the file from front to back until it ends or `stop` is set.
+    fn read_ahead(&self, scratch: &mut [u8], stop: &AtomicBool) {
+        let Bytes::Mapped { file, .. } = &self.bytes else {
             return;
         };
-        let window = |start: usize| WINDOW.min(mapped.len().saturating_sub(start));
-        for start in (0..mapped.len()).step_by(WINDOW) {
-            if stop.load(Ordering::Relaxed) {
-                return;
-            }
-            // The next window is on its way from the disk while this one is mapped.
-            let next = start + window(start);
-            let _ = mapped.advise_range(Advice::WillNeed, start, window(start) + window(next));
-            populate(mapped, start, window(start));
-            self.ahead.store(next, Ordering::Relaxed);
-        }
+        let mut file = file;
+        // An error is of no interest here: whoever needs the bytes meets it, too.
+        while !stop.load(Ordering::Relaxed) && file.read(scratch).is_ok_and(|n| n > 0) {}
     }
 }
-
-/// Waits for a window to be in memory and maps its pages.
-///
-/// A kernel before 5.14 refuses; pages are then mapped one fault at a time.
-#[cfg(target_os = "linux")]
-fn populate(mapped: &Mmap, start: usize, len: usize) {
-    let _ = mapped.advise_range(Advice::PopulateRead, start, len);
-}
-
-/// Elsewhere there is no such advice, and pages are mapped one fault at a time.
-#[cfg(not(target_os = "linux"))]
-fn populate(_mapped: &Mmap, _start: usize, _len: usize) {}
 
 /// A thread that reads files ahead, in order; dropping it stops the thread within a window.
 pub(crate) struct ReadAhead {
@@ -131,7 +103,12 @@ impl ReadAhead {
         // If no thread can be had, loading is slower and still right.
         let _ = std::thread::Builder::new()
             .name("checkpoint-read-ahead".into())
-            .spawn(move || sources.iter().for_each(|s| s.read_ahead(&stopped)));
+            .spawn(move || {
+                let mut scratch = vec![0; WINDOW];
+                sources
+                    .iter()
+                    .for_each(|s| s.read_ahead(&mut scratch, &stopped));
+            });
         Self { stop }
     }
 }

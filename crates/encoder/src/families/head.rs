@@ -5,7 +5,7 @@ use moeshard_tensor::device::{Activation, Pooling};
 use serde_json::Value;
 
 use super::config::{Config, error, shown};
-use crate::model_error::Result;
+use crate::model_error::{ModelError, Result};
 use crate::spec::{HeadSpec, LinearSpec, ProblemType};
 
 /// Architectures whose classifier is not one of sequences.
@@ -65,12 +65,7 @@ pub(super) fn head(
     pooling: Option<Pooling>,
     dense: Option<(LinearSpec, Activation)>,
 ) -> Result<HeadSpec> {
-    // The weights know best how many labels there are; one that is missing is found later.
-    let info = checkpoint.info(&format!("{out}.weight"));
-    let n_labels = info
-        .and_then(|info| info.shape.first().copied())
-        .unwrap_or(1)
-        .max(1);
+    let n_labels = n_labels(checkpoint, out, d_model)?;
     let has_bias = checkpoint.contains(&format!("{out}.bias"));
     Ok(HeadSpec {
         pooling,
@@ -79,6 +74,25 @@ pub(super) fn head(
         labels: labels(config, n_labels)?,
         problem_type: problem_type(config, n_labels)?,
     })
+}
+
+/// How many labels the weights know: they know best.
+///
+/// A matrix that is missing is found when the whole spec is checked.
+fn n_labels(checkpoint: &Checkpoint, out: &str, d_model: usize) -> Result<usize> {
+    let tensor = format!("{out}.weight");
+    let Some(info) = checkpoint.info(&tensor) else {
+        return Ok(1);
+    };
+    match info.shape[..] {
+        [n_labels, n_in] if n_in == d_model && n_labels > 0 => Ok(n_labels),
+        _ => Err(ModelError::TensorShape {
+            file: "weights".into(),
+            tensor,
+            expected: vec![info.shape.first().copied().unwrap_or(1).max(1), d_model],
+            found: info.shape.clone(),
+        }),
+    }
 }
 
 /// The names in `id2label`; `LABEL_3` for a label without one.

@@ -130,6 +130,10 @@ fn module_path(idx: usize, module: &Value) -> Result<String> {
 ///
 /// Older ones have a switch for every mode, newer ones a `pooling_mode`.
 fn pooling_mode(file: &str, config: &Value) -> Result<Pooling> {
+    if let Some(include @ Value::Bool(false)) = config.get("include_prompt") {
+        let expected = "true, because leaving prompts out is not supported";
+        return Err(key_error(file, "include_prompt", expected, include));
+    }
     let supported = "cls, mean or lasttoken (no other mode is supported)";
     if let Some(mode) = config.get("pooling_mode") {
         return match mode.as_str() {

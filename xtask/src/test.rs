@@ -1,0 +1,139 @@
+//! `cargo xtask test`.
+
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf, absolute};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+
+use crate::args::TestOptions;
+use crate::parts::Parts;
+use crate::tally::Tally;
+use crate::{minilm, process, python};
+
+/// What the tests are told about this machine.
+struct Resources {
+    data: Option<PathBuf>,
+    minilm: Option<PathBuf>,
+    python: Option<PathBuf>,
+}
+
+/// Sets everything up and runs all tests; whether all of them held.
+pub(crate) fn run(root: &Path, options: &TestOptions) -> anyhow::Result<bool> {
+    let mut parts = Parts::default();
+    let resources = set_up(root, options, &mut parts)?;
+    if !parts.time("build", || build(root))? {
+        bail!("the build failed");
+    }
+    let command = &mut test_command(root, &options.cargo_args, &resources);
+    let (tally, succeeded) = parts.time("tests", || stream(command))?;
+    report(&tally);
+    parts.print();
+    if !succeeded && tally.n_failed == 0 {
+        // A test binary that crashed, or a documentation test that did not compile.
+        println!("cargo test failed without naming a test; see above");
+    }
+    println!("{}", tally.line());
+    Ok(succeeded && tally.n_failed == 0)
+}
+
+fn set_up(root: &Path, options: &TestOptions, parts: &mut Parts) -> anyhow::Result<Resources> {
+    let data = data_folder(root, options)?;
+    let venv = parts.time("python clients", || python::set_up(root));
+    let python = or_skipped("the python clients", venv);
+    let any_python = python.clone().unwrap_or_else(python::system);
+    let folder = parts.time("all-MiniLM-L6-v2", || minilm::set_up(root, &any_python));
+    Ok(Resources {
+        data,
+        minilm: or_skipped("all-MiniLM-L6-v2", folder),
+        python,
+    })
+}
+
+/// A part of the set-up that cannot be had skips its tests, and nothing else.
+fn or_skipped(what: &str, found: anyhow::Result<PathBuf>) -> Option<PathBuf> {
+    match found {
+        Ok(path) => {
+            println!("{what}: {}", path.display());
+            Some(path)
+        }
+        Err(error) => {
+            println!("skipped: {what}: {error:#}");
+            None
+        }
+    }
+}
+
+/// `--data`, else `MOESHARD_DATA`, else a folder beside the checkout.
+fn data_folder(root: &Path, options: &TestOptions) -> anyhow::Result<Option<PathBuf>> {
+    let given = options.data.clone();
+    let given = given.or_else(|| env::var_os("MOESHARD_DATA").map(PathBuf::from));
+    if let Some(dir) = given {
+        if !dir.is_dir() {
+            bail!("no data at {}: it is no folder", dir.display());
+        }
+        return Ok(Some(absolute(dir)?));
+    }
+    let beside = root.join("../shared/data");
+    Ok(beside.is_dir().then_some(beside))
+}
+
+/// Compiles the programs and the tests in one go. Apart, the programs would be built once without
+/// and once with the features that the tests' dependencies add.
+fn build(root: &Path) -> anyhow::Result<bool> {
+    let mut command = process::cargo(root);
+    command.args(["build", "--release", "--workspace", "--bins", "--tests"]);
+    process::succeeds(&mut command)
+}
+
+fn test_command(root: &Path, cargo_args: &[String], resources: &Resources) -> Command {
+    let mut command = process::cargo(root);
+    command
+        .args(["test", "--release", "--workspace", "--no-fail-fast"])
+        .args(cargo_args);
+    if !cargo_args.iter().any(|arg| arg == "--") {
+        command.arg("--");
+    }
+    command.arg("--show-output");
+    let variables = [
+        ("MOESHARD_DATA", &resources.data),
+        ("MOESHARD_MINILM", &resources.minilm),
+        ("MOESHARD_PYTHON", &resources.python),
+    ];
+    for (name, value) in variables {
+        match value {
+            Some(path) => command.env(name, path),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
+/// Shows the tests' output as it comes, and sums it up.
+fn stream(command: &mut Command) -> anyhow::Result<(Tally, bool)> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| process::cannot_start(command))?;
+    let stdout = child.stdout.take().context("no output of cargo test")?;
+    let mut tally = Tally::default();
+    for line in BufReader::new(stdout).split(b'\n') {
+        // A test may print anything, also what is not UTF-8.
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        if tally.read(&line) {
+            println!("{line}");
+        }
+    }
+    Ok((tally, child.wait()?.success()))
+}
+
+fn report(tally: &Tally) {
+    for reason in &tally.reasons {
+        println!("skipped: {reason}");
+    }
+    println!(
+        "{} tests were skipped for want of data",
+        tally.n_without_data
+    );
+}

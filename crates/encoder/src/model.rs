@@ -3,6 +3,7 @@
 mod files;
 mod settings;
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use moeshard_tensor::checkpoint::Checkpoint;
@@ -67,9 +68,7 @@ impl Model {
         let checkpoint = weights()?;
         let spec = families::translate(&config, &checkpoint)?;
         let settings = Settings::discover(files, &config, &spec, &checkpoint)?;
-        let tokenizer_json = files
-            .read("tokenizer.json")?
-            .map(|bytes| bytes.into_owned());
+        let tokenizer_json = files.read("tokenizer.json")?.map(Cow::into_owned);
         Ok(Self {
             spec,
             checkpoint,

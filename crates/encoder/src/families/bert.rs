@@ -85,7 +85,7 @@ pub(super) fn translate_roberta(
         return Err(error(
             "max_position_embeddings",
             &expected,
-            sizes.n_position_rows,
+            &sizes.n_position_rows,
         ));
     }
     let mut spec = encoder("roberta", &sizes, pad + 1, checkpoint)?;

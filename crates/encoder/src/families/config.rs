@@ -34,7 +34,7 @@ impl<'a> Config<'a> {
     /// The config in a parsed config.json.
     pub(super) fn new(config: &'a Value) -> Result<Self> {
         let values = config.as_object();
-        let values = values.ok_or_else(|| error("the whole", "an object", shown(config)))?;
+        let values = values.ok_or_else(|| error("the whole", "an object", &shown(config)))?;
         Ok(Self { values })
     }
 
@@ -70,14 +70,14 @@ impl<'a> Config<'a> {
             return Ok(default);
         };
         let number = value.as_f64().filter(|number| number.is_finite());
-        number.ok_or_else(|| error(key, "a number", shown(value)))
+        number.ok_or_else(|| error(key, "a number", &shown(value)))
     }
 
     /// What is added to a variance, with its default.
     pub(super) fn eps_or(&self, key: &str, default: f64) -> Result<f32> {
         let eps = self.number_or(key, default)?;
         if !(0.0..=1.0).contains(&eps) {
-            return Err(error(key, "a number from 0 to 1", eps));
+            return Err(error(key, "a number from 0 to 1", &eps));
         }
         Ok(eps as f32)
     }
@@ -89,7 +89,7 @@ impl<'a> Config<'a> {
         };
         value
             .as_bool()
-            .ok_or_else(|| error(key, "true or false", shown(value)))
+            .ok_or_else(|| error(key, "true or false", &shown(value)))
     }
 
     /// A string, if there is one.
@@ -100,7 +100,7 @@ impl<'a> Config<'a> {
         value
             .as_str()
             .map(Some)
-            .ok_or_else(|| error(key, "a string", shown(value)))
+            .ok_or_else(|| error(key, "a string", &shown(value)))
     }
 
     /// An activation function that has a default.
@@ -114,7 +114,7 @@ impl<'a> Config<'a> {
             Some("tanh") => Activation::Tanh,
             Some(other) => {
                 let known = "gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu, silu or tanh";
-                return Err(error(key, known, format!("{other:?}")));
+                return Err(error(key, known, &format!("{other:?}")));
             }
         })
     }
@@ -129,7 +129,7 @@ impl<'a> Config<'a> {
                 return Err(error(
                     key,
                     "false, because nothing else is supported",
-                    shown(value),
+                    &shown(value),
                 ));
             }
         }
@@ -141,7 +141,7 @@ impl<'a> Config<'a> {
         match self.text(key)? {
             Some(other) if other != supported => {
                 let expected = format!("{supported:?}, because nothing else is supported");
-                Err(error(key, &expected, format!("{other:?}")))
+                Err(error(key, &expected, &format!("{other:?}")))
             }
             _ => Ok(()),
         }
@@ -158,7 +158,7 @@ impl<'a> Config<'a> {
 pub(super) fn head_dim(key: &str, n_heads: usize, d_model: usize) -> Result<usize> {
     if !d_model.is_multiple_of(n_heads) {
         let expected = format!("a number of heads that divides the width {d_model}");
-        return Err(error(key, &expected, n_heads));
+        return Err(error(key, &expected, &n_heads));
     }
     Ok(d_model / n_heads)
 }
@@ -167,13 +167,13 @@ pub(super) fn head_dim(key: &str, n_heads: usize, d_model: usize) -> Result<usiz
 pub(super) fn check_top_k(key: &str, top_k: usize, n_experts: usize) -> Result<()> {
     if top_k > n_experts {
         let expected = format!("at most as many as there are experts ({n_experts})");
-        return Err(error(key, &expected, top_k));
+        return Err(error(key, &expected, &top_k));
     }
     Ok(())
 }
 
 /// A complaint about config.json.
-pub(super) fn error(key: &str, expected: &str, found: impl ToString) -> ModelError {
+pub(super) fn error(key: &str, expected: &str, found: &(impl ToString + ?Sized)) -> ModelError {
     ModelError::Key {
         file: "config.json".into(),
         key: key.into(),
@@ -188,7 +188,7 @@ fn in_range(key: &str, value: &Value, range: RangeInclusive<usize>) -> Result<us
         .as_u64()
         .and_then(|number| usize::try_from(number).ok());
     let number = number.filter(|number| range.contains(number));
-    number.ok_or_else(|| error(key, &shown_range(&range), shown(value)))
+    number.ok_or_else(|| error(key, &shown_range(&range), &shown(value)))
 }
 
 fn shown_range(range: &RangeInclusive<usize>) -> String {

@@ -102,17 +102,17 @@ fn labels(config: &Config<'_>, n_labels: usize) -> Result<Vec<String>> {
         return Ok(labels);
     };
     let names = value.as_object();
-    let names = names.ok_or_else(|| error("id2label", "an object", shown(value)))?;
+    let names = names.ok_or_else(|| error("id2label", "an object", &shown(value)))?;
     for (idx, name) in names {
         let slot = idx.parse().ok().and_then(|idx: usize| labels.get_mut(idx));
         let Some(slot) = slot else {
             let expected = format!("keys from 0 to {}", n_labels - 1);
-            return Err(error("id2label", &expected, format!("{idx:?}")));
+            return Err(error("id2label", &expected, &format!("{idx:?}")));
         };
         *slot = match name {
             Value::String(name) => name.clone(),
             Value::Number(number) => number.to_string(),
-            other => return Err(error(&format!("id2label.{idx}"), "a string", shown(other))),
+            other => return Err(error(&format!("id2label.{idx}"), "a string", &shown(other))),
         };
     }
     Ok(labels)
@@ -131,7 +131,7 @@ fn problem_type(config: &Config<'_>, n_labels: usize) -> Result<ProblemType> {
         Some("single_label_classification") | None => ProblemType::SingleLabel,
         Some(other) => {
             let known = "single_label_classification, multi_label_classification or regression";
-            return Err(error("problem_type", known, format!("{other:?}")));
+            return Err(error("problem_type", known, &format!("{other:?}")));
         }
     })
 }

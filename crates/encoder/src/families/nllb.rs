@@ -47,7 +47,7 @@ impl Sizes {
         let d_model = config.size("d_model", WIDTH)?;
         // Sines fill one half and cosines the other, and their frequencies need two of each.
         if !d_model.is_multiple_of(2) || d_model < 4 {
-            return Err(error("d_model", "an even number of at least 4", d_model));
+            return Err(error("d_model", "an even number of at least 4", &d_model));
         }
         let n_heads = config.size("encoder_attention_heads", WIDTH)?;
         let is_scaled = config.flag_or("scale_embedding", true)?;
@@ -89,7 +89,7 @@ fn output_scale(config: &Config<'_>) -> Result<f32> {
     let key = "moe_token_dropout";
     let dropout = config.number_or(key, 0.2)?;
     if !(0.0..1.0).contains(&dropout) {
-        return Err(error(key, "a number from 0 to below 1", dropout));
+        return Err(error(key, "a number from 0 to below 1", &dropout));
     }
     Ok((1.0 - dropout) as f32)
 }

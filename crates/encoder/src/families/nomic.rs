@@ -79,7 +79,7 @@ impl Sizes {
         let key_value_heads = config.size_or("num_heads_kv", n_heads, WIDTH)?;
         if key_value_heads != n_heads {
             let expected = format!("as many as n_head ({n_heads}), nothing else is supported");
-            return Err(error("num_heads_kv", &expected, key_value_heads));
+            return Err(error("num_heads_kv", &expected, &key_value_heads));
         }
         let (activation, is_gated) = activation(config)?;
         let n_positions = config.size_or("n_positions", 1024, ROWS)?;
@@ -152,7 +152,7 @@ impl Experts {
         }
         if is_gated {
             let expected = "no expert layers, because gated experts are not supported";
-            return Err(error("num_experts", expected, n_experts));
+            return Err(error("num_experts", expected, &n_experts));
         }
         let top_k = config.size_or("moe_top_k", 1, EXPERTS)?;
         check_top_k("moe_top_k", top_k, n_experts)?;
@@ -202,7 +202,7 @@ fn rotary_dim(config: &Config<'_>, head_dim: usize) -> Result<usize> {
     let key = "rotary_emb_fraction";
     let fraction = config.number_or(key, 0.0)?;
     if !(0.0..=1.0).contains(&fraction) {
-        return Err(error(key, "a number from 0 to 1", fraction));
+        return Err(error(key, "a number from 0 to 1", &fraction));
     }
     even_rotary_dim(key, (head_dim as f64 * fraction) as usize)
 }
@@ -213,7 +213,7 @@ fn even_rotary_dim(key: &str, dim: usize) -> Result<usize> {
         return Err(error(
             key,
             "an even number of rotated dimensions in a head",
-            found,
+            &found,
         ));
     }
     Ok(dim)
@@ -224,7 +224,7 @@ fn rotary_base(key: &str, value: Option<&Value>) -> Result<f32> {
     let base = base.filter(|base| (1.0..=1e12).contains(base));
     let found = || value.map_or_else(String::new, shown);
     base.map(|base| base as f32)
-        .ok_or_else(|| error(key, "a number from 1 to 1e12", found()))
+        .ok_or_else(|| error(key, "a number from 1 to 1e12", &found()))
 }
 
 /// See [`translate`](super::translate).

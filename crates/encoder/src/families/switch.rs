@@ -43,7 +43,7 @@ impl Sizes {
             return Err(error(
                 "relative_attention_num_buckets",
                 "an even number",
-                n_buckets,
+                &n_buckets,
             ));
         }
         let max_distance = config.size_or(
@@ -83,7 +83,7 @@ fn sparse_step(config: &Config<'_>, n_layers: usize) -> Result<usize> {
     let n_sparse = config.size_or(key, 3, 0..=*LAYERS.end())?;
     if n_sparse > n_layers {
         let expected = format!("at most as many as there are layers ({n_layers})");
-        return Err(error(key, &expected, n_sparse));
+        return Err(error(key, &expected, &n_sparse));
     }
     Ok(n_layers.checked_div(n_sparse).unwrap_or(0))
 }

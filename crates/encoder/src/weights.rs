@@ -110,7 +110,7 @@ impl<'a, D: Device> Loader<'a, D> {
             PositionEmbedding::Learned { table, n_rows, .. } => Some(self.table(table, *n_rows)?),
             PositionEmbedding::Sinusoidal { offset, n_positions } => {
                 let table = sinusoidal_table(*offset, *n_positions, self.d_model);
-                Some(self.device.load_table(&table)?)
+                Some(self.device.load_exact_table(&table)?)
             }
         };
         Ok(Embedding {
@@ -326,7 +326,6 @@ fn sinusoidal_table(offset: usize, n_positions: usize, d_model: usize) -> HostTe
     let mut table = vec![0.0_f32; n_positions * d_model];
     for (position, row) in table.chunks_exact_mut(d_model.max(1)).enumerate() {
         for i in 0..half {
-            // The reference multiplies in f32; angles up to some hundreds lose 1e-5 there.
             let angle = (position + offset) as f64 * (-(i as f64) * step).exp();
             row[i] = angle.sin() as f32;
             row[half + i] = angle.cos() as f32;

@@ -249,6 +249,9 @@ pub trait Device {
     /// Loads an embedding table `[n_rows, d_model]`.
     fn load_table(&self, host: &HostTensor<'_>) -> Result<Self::Table>;
 
+    /// Loads a table that keeps full precision whatever the device's dtype (computed positions).
+    fn load_exact_table(&self, host: &HostTensor<'_>) -> Result<Self::Table>;
+
     /// Loads this rank's slices of the experts of one layer; experts that are absent live
     /// elsewhere.
     fn load_experts(

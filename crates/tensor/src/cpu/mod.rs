@@ -112,10 +112,6 @@ impl CpuDevice {
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
     }
-
-    fn exact(&self) -> CpuConfig {
-        CpuConfig { dtype: DType::F32, ..self.config }
-    }
 }
 
 impl Device for CpuDevice {
@@ -135,7 +131,7 @@ impl Device for CpuDevice {
 
     fn load_exact_matrix(&self, host: &HostMatrix<'_>) -> Result<Matrix> {
         let host = HostMatrix { tensor: host.tensor.clone(), layout: host.layout };
-        Ok(Matrix::pack(self.exact().dtype, &[host], &self.parallel))
+        Ok(Matrix::pack(DType::F32, &[host], &self.parallel))
     }
 
     fn load_vector(&self, parts: &[HostTensor<'_>]) -> Result<Vec<f32>> {
@@ -144,6 +140,10 @@ impl Device for CpuDevice {
 
     fn load_table(&self, host: &HostTensor<'_>) -> Result<Table> {
         Ok(Table::load(self.config.dtype, host, &self.parallel))
+    }
+
+    fn load_exact_table(&self, host: &HostTensor<'_>) -> Result<Table> {
+        Ok(Table::load(DType::F32, host, &self.parallel))
     }
 
     fn load_experts(

@@ -86,14 +86,17 @@ async fn read(headers: &HeaderMap, mut body: Body, limit: usize) -> Result<Bytes
     let announced = announced
         .and_then(|value| value.parse::<usize>().ok())
         .unwrap_or(0);
-    // A client that asks first has sent nothing yet.
-    if announced > limit && headers.contains_key(header::EXPECT) {
+    if announced > limit {
+        // A client that asks first has sent nothing yet.
+        if !headers.contains_key(header::EXPECT) {
+            drain(body).await;
+        }
         return Err(RequestError::TooLarge { limit });
     }
     // A length that is only announced reserves no more than this.
-    let mut bytes = Vec::with_capacity(announced.min(limit).min(1 << 20));
+    let mut bytes = Vec::with_capacity(announced.min(1 << 20));
     while let Some(chunk) = next_chunk(&mut body).await? {
-        if bytes.len() + chunk.len() > limit || announced > limit {
+        if bytes.len() + chunk.len() > limit {
             drop(bytes);
             drain(body).await;
             return Err(RequestError::TooLarge { limit });
@@ -132,53 +135,50 @@ mod tests {
     fn a_wrong_body_is_explained() {
         let check = |body: &[u8], expect: &str| {
             let error = parse::<EmbedRequest>(body).expect_err(expect);
-            assert_eq!(error.to_string(), expect);
+            // The place is serde's; what matters is what is wrong, and where in the structure.
+            let message = error.to_string();
+            assert_eq!(message.split(" at line").next(), Some(expect));
         };
         check(
             b"{\"inputs\":\"\xff\"}",
             "the body is not valid UTF-8 (at byte 11)",
         );
-        check(
-            b"",
-            "the body is not valid JSON: EOF while parsing a value at line 1 column 0",
-        );
+        check(b"", "the body is not valid JSON: EOF while parsing a value");
         check(
             b"{\"inputs\":",
-            "the body is not valid JSON: EOF while parsing a value at line 1 column 10",
+            "the body is not valid JSON: EOF while parsing a value",
         );
         check(
             b"{\"inputs\":\"a\"} x",
-            "the body is not valid JSON: trailing characters at line 1 column 16",
+            "the body is not valid JSON: trailing characters",
         );
         check(b"[\"a\"]", "the body must be a JSON object");
-        check(b"{}", "missing field `inputs` at line 1 column 2");
+        check(b"{}", "missing field `inputs`");
         check(
             br#"{"inputs":"a","truncate":"yes"}"#,
-            "`truncate`: invalid type: string \"yes\", expected a boolean at line 1 column 30",
+            "`truncate`: invalid type: string \"yes\", expected a boolean",
         );
         check(
             br#"{"inputs":{"a":1}}"#,
             "`inputs`: invalid type: map, expected a text, a list of token ids, or a list of \
-             those at line 1 column 10",
+             those",
         );
         check(
             br#"{"inputs":["a",{"b":2}]}"#,
-            "`inputs[1]`: invalid type: map, expected a text or a list of token ids at line 1 \
-             column 15",
+            "`inputs[1]`: invalid type: map, expected a text or a list of token ids",
         );
         check(
             br#"{"inputs":[1,-2]}"#,
             "`inputs[1]`: invalid value: integer `-2`, expected a token id (an integer from 0 to \
-             4294967295) at line 1 column 15",
+             4294967295)",
         );
         check(
             br#"{"inputs":"a","dimensions":-1}"#,
-            "`dimensions`: invalid value: integer `-1`, expected usize at line 1 column 29",
+            "`dimensions`: invalid value: integer `-1`, expected usize",
         );
         check(
             br#"{"inputs":"a","truncation_direction":"up"}"#,
-            "`truncation_direction`: unknown variant `up`, expected `left` or `right` at line 1 \
-             column 41",
+            "`truncation_direction`: unknown variant `up`, expected `left` or `right`",
         );
     }
 }

@@ -11,6 +11,9 @@ use axum::http::HeaderValue;
 pub struct HttpConfig {
     /// Longest request body, in bytes.
     pub payload_limit: usize,
+    /// Most inputs of one request. Far above what a bulk request needs: it keeps a body of millions
+    /// of one-letter texts from taking gigabytes.
+    pub max_client_batch_size: usize,
     /// Whether an input that is too long is cut when its request does not say.
     pub auto_truncate: bool,
     /// The key that clients must send as `Authorization: Bearer …`; `None` lets everyone in.
@@ -25,6 +28,7 @@ impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             payload_limit: 32 * 1024 * 1024,
+            max_client_batch_size: 65_536,
             auto_truncate: true,
             api_key: None,
             cors_allow_origin: Vec::new(),

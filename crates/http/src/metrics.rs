@@ -163,8 +163,10 @@ impl Metrics {
             self.recorder.describe_gauge(name.into(), None, help.into());
         }
         self.counter("moeshard_tokens_total", &[]).absolute(0);
-        self.counter("moeshard_dropped_tokens_total", &[]).absolute(0);
-        self.counter("moeshard_expert_multiply_adds_total", &[("rank", "0")]).absolute(0);
+        self.counter("moeshard_dropped_tokens_total", &[])
+            .absolute(0);
+        self.counter("moeshard_expert_multiply_adds_total", &[("rank", "0")])
+            .absolute(0);
         self.gauge("moeshard_expert_bytes", &[("rank", "0")])
             .set(0.0);
         self.in_flight().set(0.0);

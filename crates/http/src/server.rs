@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
@@ -79,9 +79,13 @@ pub async fn serve(
     result
 }
 
-fn routes() -> [(&'static str, MethodRouter<AppState>); 20] {
+fn routes() -> [(&'static str, MethodRouter<AppState>); 19] {
     [
-        ("/", post(model_task::own_task)),
+        // Who opens the address in a browser wants to read what is here.
+        (
+            "/",
+            post(model_task::own_task).get(async || Redirect::temporary("/docs")),
+        ),
         ("/invocations", post(model_task::invocations)),
         ("/embed", post(embed::embed)),
         ("/classify", post(classify::classify)),
@@ -100,7 +104,6 @@ fn routes() -> [(&'static str, MethodRouter<AppState>); 20] {
         ("/metrics", get(probes::metrics)),
         ("/docs", get(docs::page)),
         ("/api-doc/openapi.json", get(docs::openapi_json)),
-        ("/v1/health", get(probes::health)),
     ]
 }
 
@@ -200,7 +203,7 @@ mod tests {
     fn every_route_is_documented() {
         let document = serde_json::to_value(crate::openapi::document()).expect("JSON");
         // Second names of documented routes.
-        let aliases = ["/ping", "/ready", "/embeddings", "/v1/health"];
+        let aliases = ["/ping", "/ready", "/embeddings"];
         for (path, _) in routes() {
             let known = document["paths"].get(path).is_some() || aliases.contains(&path);
             assert!(known, "{path} is not in the OpenAPI document");

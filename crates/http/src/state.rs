@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use moeshard_batcher::{Direction, Handle, ModelSlot, Options, Task};
+use moeshard_batcher::{Answer, Direction, Handle, Input, ModelSlot, Options, Task};
 
 use crate::config::HttpConfig;
 use crate::error::RequestError;
@@ -85,14 +85,29 @@ impl AppState {
         Ok(self.inner.slot.handle()?)
     }
 
-    /// The wishes of a request completed by the server's defaults.
-    pub(crate) fn options(&self, task: Task, wishes: Wishes) -> Options {
-        Options {
+    /// Runs the inputs of one request, with the server's defaults for what it does not wish.
+    ///
+    /// # Cancel safety
+    /// Dropping the future withdraws what does not run yet.
+    pub(crate) async fn submit(
+        &self,
+        inputs: Vec<Input>,
+        task: Task,
+        wishes: Wishes,
+    ) -> Result<Vec<Answer>, RequestError> {
+        let model = self.model()?;
+        let (n_inputs, limit) = (inputs.len(), self.inner.config.max_client_batch_size);
+        if n_inputs > limit {
+            let message = format!("at most {limit} inputs a request, got {n_inputs}");
+            return Err(RequestError::field("", message));
+        }
+        let options = Options {
             task,
             truncate: wishes.truncate.unwrap_or(self.inner.config.auto_truncate),
             direction: wishes.direction.unwrap_or_default(),
             prompt_name: wishes.prompt_name,
-        }
+        };
+        Ok(model.submit_all(inputs, &options).await?)
     }
 }
 

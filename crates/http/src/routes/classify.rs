@@ -116,9 +116,10 @@ async fn score(
         return Err(RequestError::field("top_k", "must be at least 1, got 0"));
     }
     let raw_scores = rule.raw_scores || rule.function.is_some();
-    let options = state.options(Task::Classify { raw_scores }, wishes);
     let model = state.model()?;
-    let answers = model.submit_all(inputs, &options).await?;
+    let answers = state
+        .submit(inputs, Task::Classify { raw_scores }, wishes)
+        .await?;
     let work = Work::of(&answers);
     let labels = model.info().labels.as_deref().unwrap_or_default();
     let scores = answers

@@ -48,10 +48,6 @@ pub(super) async fn run(state: &AppState, request: EmbedRequest) -> Result<Respo
         direction: request.truncation_direction,
         prompt_name: request.prompt_name,
     };
-    let options = state.options(task, wishes);
-    let answers = state
-        .model()?
-        .submit_all(request.inputs.list, &options)
-        .await?;
+    let answers = state.submit(request.inputs.list, task, wishes).await?;
     Ok(answer(Work::of(&answers), values(answers)))
 }

@@ -43,11 +43,10 @@ pub(crate) async fn embeddings(
         normalize: true,
         dimensions: request.dimensions,
     };
-    let options = state.options(task, Wishes::default());
-    let answers = model
-        .submit_all(request.input.list, &options)
-        .await
-        .map_err(about_input)?;
+    let answers = state
+        .submit(request.input.list, task, Wishes::default())
+        .await;
+    let answers = answers.map_err(about_input)?;
     let work = Work::of(&answers);
     let format = request.encoding_format.unwrap_or_default();
     let body = EmbeddingsResponse {
@@ -133,13 +132,19 @@ fn foreign(input_idx: usize, n_inputs: usize, reason: &str) -> String {
 }
 
 /// OpenAI's name of the field.
-fn about_input(error: SubmitError) -> SubmitError {
+fn about_input(error: RequestError) -> RequestError {
+    const EMPTY: SubmitError = SubmitError::Empty { what: "`input`" };
     match error {
-        SubmitError::Empty { .. } => SubmitError::Empty { what: "`input`" },
-        SubmitError::At { input_idx, source } => SubmitError::At {
-            input_idx,
-            source: Box::new(about_input(*source)),
-        },
+        RequestError::Submit(SubmitError::Empty { .. }) => EMPTY.into(),
+        RequestError::Submit(SubmitError::At { input_idx, source })
+            if matches!(*source, SubmitError::Empty { .. }) =>
+        {
+            SubmitError::At {
+                input_idx,
+                source: Box::new(EMPTY),
+            }
+            .into()
+        }
         other => other,
     }
 }

@@ -54,16 +54,13 @@ pub(super) async fn run_similarity(
         direction: parameters.truncation_direction,
         prompt_name: parameters.prompt_name,
     };
-    let options = state.options(
-        Task::Embed {
-            normalize: true,
-            dimensions: None,
-        },
-        wishes,
-    );
     let texts = std::iter::once(inputs.source_sentence).chain(inputs.sentences);
     let texts = texts.map(Input::Text).collect();
-    let answers = state.model()?.submit_all(texts, &options).await?;
+    let task = Task::Embed {
+        normalize: true,
+        dimensions: None,
+    };
+    let answers = state.submit(texts, task, wishes).await?;
     let work = Work::of(&answers);
     let embeddings = values(answers);
     let (source, others) = embeddings

@@ -27,7 +27,11 @@ async fn listen(state: AppState) -> Running {
     let (stop, stopped) = oneshot::channel();
     let shutdown = async { stopped.await.unwrap_or(()) };
     let task = tokio::spawn(serve(listener, state, shutdown));
-    Running { address, stop: Some(stop), task }
+    Running {
+        address,
+        stop: Some(stop),
+        task,
+    }
 }
 
 async fn connect(address: SocketAddr, method: &str, path: &str, body: &str) -> TcpStream {
@@ -47,7 +51,11 @@ async fn finish(mut stream: TcpStream) -> (u16, String, Value) {
     stream.read_to_string(&mut answer).await.expect("an answer");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
     let status = head[9..12].parse().expect("a status");
-    (status, head.to_owned(), serde_json::from_str(body).unwrap_or(Value::Null))
+    (
+        status,
+        head.to_owned(),
+        serde_json::from_str(body).unwrap_or(Value::Null),
+    )
 }
 
 async fn get(address: SocketAddr, path: &str) -> (u16, String, Value) {
@@ -56,14 +64,24 @@ async fn get(address: SocketAddr, path: &str) -> (u16, String, Value) {
 
 fn slow(delay_ms: u64, batcher: BatcherConfig) -> Server {
     let delay = Duration::from_millis(delay_ms);
-    let engine = FakeEngine { delay, ..FakeEngine::default() };
-    Server::start(Setup { engine, batcher, ..Setup::default() })
+    let engine = FakeEngine {
+        delay,
+        ..FakeEngine::default()
+    };
+    Server::start(Setup {
+        engine,
+        batcher,
+        ..Setup::default()
+    })
 }
 
 async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {
-        assert!(started.elapsed() < Duration::from_secs(10), "waited in vain until {what}");
+        assert!(
+            started.elapsed() < Duration::from_secs(10),
+            "waited in vain until {what}"
+        );
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -78,7 +96,10 @@ async fn the_port_is_bound_before_the_model_is_loaded() {
     }
     let body = r#"{"inputs":"hello"}"#;
     let early = finish(connect(running.address, "POST", "/embed", body).await).await;
-    assert_eq!((early.0, &early.2["error_type"]), (503, &json!("Unhealthy")));
+    assert_eq!(
+        (early.0, &early.2["error_type"]),
+        (503, &json!("Unhealthy"))
+    );
     assert!(early.1.contains("retry-after: 1"));
     assert_eq!(get(running.address, "/metrics").await.0, 200);
     let loaded = Server::new();
@@ -96,17 +117,22 @@ async fn the_port_is_bound_before_the_model_is_loaded() {
 
 #[tokio::test]
 async fn overload_is_a_429_with_retry_after() {
-    let batcher = BatcherConfig { max_queue_tokens: 4, ..BatcherConfig::default() };
+    let batcher = BatcherConfig {
+        max_queue_tokens: 4,
+        ..BatcherConfig::default()
+    };
     let server = slow(300, batcher);
     let running = listen(server.state.clone()).await;
     let bulk = r#"{"inputs":["hello","hello","hello"]}"#;
     let first = connect(running.address, "POST", "/embed", bulk).await;
     let engine = &server.engine;
-    wait_until("the batch runs", || engine.n_runs.load(Ordering::SeqCst) == 1).await;
+    wait_until("the batch runs", || {
+        engine.n_runs.load(Ordering::SeqCst) == 1
+    })
+    .await;
     for path in ["/embed", "/v1/embeddings"] {
         let body = r#"{"inputs":"hello","input":"hello"}"#;
-        let (status, head, body) =
-            finish(connect(running.address, "POST", path, body).await).await;
+        let (status, head, body) = finish(connect(running.address, "POST", path, body).await).await;
         assert_eq!(status, 429, "{path} {body}");
         assert!(head.contains("retry-after: 1"), "{head}");
     }
@@ -121,17 +147,26 @@ async fn overload_is_a_429_with_retry_after() {
 
 #[tokio::test]
 async fn the_work_of_a_client_that_hangs_up_is_dropped() {
-    let batcher = BatcherConfig { max_batch_tokens: 3, ..BatcherConfig::default() };
+    let batcher = BatcherConfig {
+        max_batch_tokens: 3,
+        ..BatcherConfig::default()
+    };
     let server = slow(100, batcher);
     let running = listen(server.state.clone()).await;
     let bulk = json!({ "inputs": vec!["hello"; 50] }).to_string();
     let client = connect(running.address, "POST", "/embed", &bulk).await;
     let engine = &server.engine;
-    wait_until("the first batch runs", || engine.n_runs.load(Ordering::SeqCst) >= 1).await;
+    wait_until("the first batch runs", || {
+        engine.n_runs.load(Ordering::SeqCst) >= 1
+    })
+    .await;
     drop(client);
     let handle = server.slot.handle().expect("loaded");
     wait_until("nothing is queued", || handle.load().n_seqs == 0).await;
-    assert!(engine.n_runs.load(Ordering::SeqCst) < 10, "the rest was dropped");
+    assert!(
+        engine.n_runs.load(Ordering::SeqCst) < 10,
+        "the rest was dropped"
+    );
     let metrics = server.state.metrics().render(&server.slot);
     assert!(metrics.contains(r#"moeshard_requests_total{route="/embed",status="499"} 1"#));
     let next = connect(running.address, "POST", "/embed", r#"{"inputs":"world"}"#).await;
@@ -140,43 +175,80 @@ async fn the_work_of_a_client_that_hangs_up_is_dropped() {
 
 #[tokio::test]
 async fn shutdown_finishes_what_was_accepted() {
-    let batcher = BatcherConfig { max_batch_tokens: 9, ..BatcherConfig::default() };
+    let batcher = BatcherConfig {
+        max_batch_tokens: 9,
+        ..BatcherConfig::default()
+    };
     let server = slow(50, batcher);
     let mut running = listen(server.state.clone()).await;
     let bulk = json!({ "inputs": vec!["hello"; 12] }).to_string();
     let client = connect(running.address, "POST", "/embed", &bulk).await;
     let engine = &server.engine;
-    wait_until("the first batch runs", || engine.n_runs.load(Ordering::SeqCst) >= 1).await;
-    running.stop.take().expect("not stopped yet").send(()).expect("it runs");
+    wait_until("the first batch runs", || {
+        engine.n_runs.load(Ordering::SeqCst) >= 1
+    })
+    .await;
+    running
+        .stop
+        .take()
+        .expect("not stopped yet")
+        .send(())
+        .expect("it runs");
     let (status, _, body) = finish(client).await;
     assert_eq!((status, body.as_array().map(Vec::len)), (200, Some(12)));
     running.task.await.expect("no panic").expect("a clean end");
-    assert!(TcpStream::connect(running.address).await.is_err(), "the port is free again");
+    assert!(
+        TcpStream::connect(running.address).await.is_err(),
+        "the port is free again"
+    );
     assert!(server.slot.handle().is_err(), "nothing more is accepted");
 }
 
 #[tokio::test]
 async fn shutdown_does_not_wait_forever_for_a_client() {
-    let http =
-        HttpConfig { shutdown_timeout: Duration::from_millis(200), ..HttpConfig::default() };
-    let server = Server::start(Setup { http, ..Setup::default() });
+    let http = HttpConfig {
+        shutdown_timeout: Duration::from_millis(200),
+        ..HttpConfig::default()
+    };
+    let server = Server::start(Setup {
+        http,
+        ..Setup::default()
+    });
     let mut running = listen(server.state.clone()).await;
-    let mut client = TcpStream::connect(running.address).await.expect("a connection");
+    let mut client = TcpStream::connect(running.address)
+        .await
+        .expect("a connection");
     let half = b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
     client.write_all(half).await.expect("sent");
     tokio::time::sleep(Duration::from_millis(50)).await;
-    running.stop.take().expect("not stopped yet").send(()).expect("it runs");
+    running
+        .stop
+        .take()
+        .expect("not stopped yet")
+        .send(())
+        .expect("it runs");
     let end = tokio::time::timeout(Duration::from_secs(5), running.task).await;
-    end.expect("in time").expect("no panic").expect("a clean end");
+    end.expect("in time")
+        .expect("no panic")
+        .expect("a clean end");
 }
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_answered_while_it_is_still_sent() {
-    let http = HttpConfig { payload_limit: 1 << 20, ..HttpConfig::default() };
-    let server = Server::start(Setup { http, ..Setup::default() });
+    let http = HttpConfig {
+        payload_limit: 1 << 20,
+        ..HttpConfig::default()
+    };
+    let server = Server::start(Setup {
+        http,
+        ..Setup::default()
+    });
     let running = listen(server.state.clone()).await;
     let body = json!({ "inputs": "a".repeat(8 << 20) }).to_string();
     let (status, _, body) = finish(connect(running.address, "POST", "/embed", &body).await).await;
     assert_eq!(status, 413);
-    assert_eq!(body["error"], "the body is longer than the limit of 1048576 bytes");
+    assert_eq!(
+        body["error"],
+        "the body is longer than the limit of 1048576 bytes"
+    );
 }

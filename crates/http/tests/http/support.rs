@@ -38,9 +38,12 @@ impl Engine for FakeEngine {
         assert!(!self.panics, "the fake engine panics");
         std::thread::sleep(self.delay);
         self.n_seqs.fetch_add(batch.tasks.len(), Ordering::SeqCst);
-        self.n_tokens.fetch_add(batch.ids.len() as u64, Ordering::SeqCst);
+        self.n_tokens
+            .fetch_add(batch.ids.len() as u64, Ordering::SeqCst);
         let sequences = batch.cu_seqlens.windows(2).zip(&batch.tasks);
-        Ok(sequences.map(|(range, task)| row(batch, range[0], range[1], *task)).collect())
+        Ok(sequences
+            .map(|(range, task)| row(batch, range[0], range[1], *task))
+            .collect())
     }
 
     fn stats(&self) -> EngineStats {
@@ -56,12 +59,16 @@ impl Engine for FakeEngine {
 fn row(batch: &PackedBatch, start: usize, end: usize, task: Task) -> Vec<f32> {
     let id = batch.ids[(start + 1).min(end - 1)] as f32;
     match task {
-        Task::Embed { normalize, dimensions } => {
+        Task::Embed {
+            normalize,
+            dimensions,
+        } => {
             let type_id = batch.type_ids[end - 1] as f32;
             let mut row = vec![(end - start) as f32, id, type_id, 1.0];
             row.truncate(dimensions.unwrap_or(D_MODEL));
             let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
-            row.iter_mut().for_each(|x| *x /= if normalize { norm } else { 1.0 });
+            row.iter_mut()
+                .for_each(|x| *x /= if normalize { norm } else { 1.0 });
             row
         }
         Task::Classify { raw_scores: true } => vec![1.0, id, 0.5],
@@ -103,7 +110,10 @@ impl Default for Setup {
         Self {
             engine: FakeEngine::default(),
             info: info(),
-            batcher: BatcherConfig { tokenization_workers: 2, ..BatcherConfig::default() },
+            batcher: BatcherConfig {
+                tokenization_workers: 2,
+                ..BatcherConfig::default()
+            },
             http: HttpConfig::default(),
         }
     }
@@ -128,7 +138,12 @@ impl Server {
         let (handle, worker) = pair(port, tokenizers, setup.info, setup.batcher);
         worker.spawn().expect("a thread");
         slot.fill(handle);
-        Self { engine, slot, router: router(state.clone()), state }
+        Self {
+            engine,
+            slot,
+            router: router(state.clone()),
+            state,
+        }
     }
 
     pub(crate) fn new() -> Self {
@@ -163,13 +178,16 @@ impl Answer {
     }
 
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| {
-            panic!("not JSON ({error}): {}", self.text())
-        })
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("not JSON ({error}): {}", self.text()))
     }
 
     pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers.get(name).unwrap_or_else(|| panic!("no header {name}")).to_str().expect("text")
+        self.headers
+            .get(name)
+            .unwrap_or_else(|| panic!("no header {name}"))
+            .to_str()
+            .expect("text")
     }
 }
 
@@ -188,5 +206,9 @@ pub(crate) async fn send(
     let response = router.clone().oneshot(request).await.expect("an answer");
     let (parts, body) = response.into_parts();
     let body = to_bytes(body, usize::MAX).await.expect("a body");
-    Answer { status: parts.status.as_u16(), headers: parts.headers, body }
+    Answer {
+        status: parts.status.as_u16(),
+        headers: parts.headers,
+        body,
+    }
 }

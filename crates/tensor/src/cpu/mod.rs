@@ -170,8 +170,9 @@ impl Device for CpuDevice {
         for part in rows {
             check("embed", "n_tokens", n_tokens, part.row_idx.len())?;
             check("embed", "d_model", n_cols, part.table.n_cols())?;
-            if let Some(&idx) = part.row_idx.iter().find(|&&i| i as usize >= part.table.n_rows()) {
-                check("embed", "n_rows", part.table.n_rows(), idx as usize)?;
+            let (expected, largest) = (part.table.n_rows(), part.row_idx.iter().max());
+            if let Some(got) = largest.map(|&i| i as usize + 1).filter(|&got| got > expected) {
+                return Err(DeviceError::Shape { op: "embed", dim: "n_rows", expected, got });
             }
         }
         self.parallel.for_each_chunk(&mut out.data, n_cols.max(1), |token, out| {

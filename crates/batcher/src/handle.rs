@@ -132,7 +132,7 @@ impl Handle {
         let n_inputs = inputs.len();
         self.check(&inputs, options)?;
         let prompt = self.prompt(options)?;
-        let receivers = self.enqueue(inputs, options, prompt)?;
+        let receivers = self.enqueue(inputs, options, prompt.as_ref())?;
         let mut answers = Vec::with_capacity(n_inputs);
         for (input_idx, receiver) in receivers.into_iter().enumerate() {
             let lost = || {
@@ -267,55 +267,72 @@ impl Handle {
             .ok_or_else(unknown)
     }
 
-    /// Takes room for the whole request and gives its inputs to the tokenizers.
-    fn enqueue(
-        &self,
-        inputs: Vec<Input>,
-        options: &Options,
-        prompt: Option<Arc<str>>,
-    ) -> Result<Vec<oneshot::Receiver<Result<Answer, SubmitError>>>, SubmitError> {
+    /// Takes room for the whole request.
+    fn admit(&self, inputs: &[Input]) -> Result<Vec<Reservation>, SubmitError> {
         let shared = &self.inner.shared;
-        let max_length = shared.info.max_length;
-        let sizes: Vec<usize> = inputs
-            .iter()
-            .map(|input| estimate(input, max_length))
-            .collect();
+        let estimate = |input: &Input| estimate(input, shared.info.max_length);
+        let sizes: Vec<usize> = inputs.iter().map(estimate).collect();
         let max_tokens = shared.config.max_queue_tokens;
-        let rooms = shared.gauge.admit(&sizes, max_tokens).map_err(|n_tokens| {
+        shared.gauge.admit(&sizes, max_tokens).map_err(|n_tokens| {
             let retry_after = retry_after(n_tokens, shared.tokens_per_second());
             SubmitError::Overloaded {
                 n_tokens,
                 max_tokens,
                 retry_after,
             }
-        })?;
+        })
+    }
+
+    /// Gives the inputs to the tokenizers, which put them into the queue.
+    fn enqueue(
+        &self,
+        inputs: Vec<Input>,
+        options: &Options,
+        prompt: Option<&Arc<str>>,
+    ) -> Result<Vec<oneshot::Receiver<Result<Answer, SubmitError>>>, SubmitError> {
+        let rooms = self.admit(&inputs)?;
         let (replies, receivers): (Vec<Reply>, Vec<_>) =
             inputs.iter().map(|_| oneshot::channel()).unzip();
         let submitted = Instant::now();
-        let drafts = inputs.into_iter().zip(rooms).zip(replies);
-        let mut drafts = drafts.map(|((input, room), reply)| Draft {
+        let parts = inputs.into_iter().zip(rooms).zip(replies);
+        let mut drafts = parts.map(|((input, room), reply)| Draft {
             input,
             room,
             reply,
             submitted,
         });
-        let rule = Rule {
-            max_length,
-            vocab_size: shared.info.vocab_size,
-            truncate: options.truncate,
-            direction: options.direction,
-        };
+        let rule = self.rule(options);
         loop {
             let job: Vec<Draft> = drafts.by_ref().take(TEXTS_PER_JOB).collect();
             if job.is_empty() {
                 return Ok(receivers);
             }
-            let (shared, prompt, task) = (Arc::clone(shared), prompt.clone(), options.task);
+            let shared = Arc::clone(&self.inner.shared);
+            let (prompt, task) = (prompt.cloned(), options.task);
             self.inner.tokenizers.spawn(move |encoder| {
                 for draft in job {
                     draft.tokenize(encoder, prompt.as_deref(), rule, task, &shared);
                 }
             });
+        }
+    }
+
+    fn rule(&self, options: &Options) -> Rule {
+        let Options {
+            truncate,
+            direction,
+            ..
+        } = *options;
+        let ModelInfo {
+            max_length,
+            vocab_size,
+            ..
+        } = *self.info();
+        Rule {
+            max_length,
+            vocab_size,
+            truncate,
+            direction,
         }
     }
 }

@@ -75,7 +75,7 @@ impl Worker {
             }
             // One sequence is at fault: alone, each is answered or refused for itself.
             Err(EngineError::Input(_)) => batch.into_iter().for_each(|one| self.answer(vec![one])),
-            Err(EngineError::Failed(reason)) => self.poison(batch, reason),
+            Err(EngineError::Failed(reason)) => self.poison(batch, &reason),
         }
     }
 
@@ -109,7 +109,7 @@ impl Worker {
     }
 
     /// Marks the engine as broken: this batch and everything that still waits gets an error.
-    fn poison(&self, batch: Vec<Sequence>, reason: String) {
+    fn poison(&self, batch: Vec<Sequence>, reason: &str) {
         tracing::error!(reason, "the engine failed and is taken out of service");
         let error = SubmitError::Backend(format!("the engine failed: {reason}"));
         // First, so that a client that has its error already sees the server unhealthy.

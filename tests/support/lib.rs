@@ -1,7 +1,12 @@
 //! What the end-to-end tests share.
 
 pub mod compare;
+pub mod data;
 pub mod golden;
+pub mod http;
+pub mod model_dir;
+pub mod server;
+pub mod service;
 pub mod world;
 
 use std::path::PathBuf;

@@ -1,2 +1,32 @@
-//! The program.
-fn main() {}
+//! The program: reads the command line and runs one of its actions.
+
+use std::process::ExitCode;
+
+use moeshard::cli::{Action, Cli};
+use moeshard::{classify, doctor, embed, inspect, loadtest, logging, serve, verify};
+
+// Many short-lived allocations from many threads: measurably faster than the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let action = Cli::from_process().action;
+    logging::start(matches!(&action, Action::Serve(args) if args.json_output));
+    let result = match action {
+        Action::Serve(args) => serve::run(*args),
+        Action::Embed(args) => embed::run(*args),
+        Action::Classify(args) => classify::run(*args),
+        Action::Inspect(args) => inspect::run(*args),
+        Action::Verify(args) => verify::run(*args),
+        Action::Doctor(args) => doctor::run(args),
+        Action::Loadtest(args) => loadtest::run(*args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One sentence: what failed, and why.
+            eprintln!("moeshard: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Rows of results to a file, one after the other.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::npy::NpyWriter;
+
+/// Form of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OutputFormat {
+    /// A JSON object a line
+    Jsonl,
+    /// A NumPy matrix of float32
+    Npy,
+}
+
+/// What becomes of an output that exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It is an error.
+    Refuse,
+    /// It is replaced.
+    Overwrite,
+    /// It is continued.
+    Resume,
+}
+
+/// What to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputConfig {
+    /// The file; `None` is standard output.
+    pub path: Option<PathBuf>,
+    /// Its form.
+    pub format: OutputFormat,
+    /// What becomes of it if it exists.
+    pub existing: Existing,
+}
+
+/// What the numbers of a row are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RowShape {
+    /// The dimensions of an embedding.
+    Embedding {
+        /// How many.
+        width: usize,
+    },
+    /// One score a label.
+    Scores {
+        /// In the order of the scores.
+        labels: Vec<String>,
+        /// How many to list besides the best.
+        top_k: Option<usize>,
+    },
+}
+
+impl RowShape {
+    /// Numbers of a row.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        match self {
+            Self::Embedding { width } => *width,
+            Self::Scores { labels, .. } => labels.len(),
+        }
+    }
+}
+
+/// Where rows go.
+pub struct Rows {
+    sink: Sink,
+    shape: RowShape,
+    n_rows: u64,
+}
+
+enum Sink {
+    Jsonl(BufWriter<Box<dyn Write>>),
+    Npy(NpyWriter),
+}
+
+impl Rows {
+    /// Opens the output and says how many rows it already has.
+    ///
+    /// # Errors
+    /// If it exists and must not, or cannot be continued.
+    pub fn open(config: &OutputConfig, shape: RowShape) -> Result<(Self, u64)> {
+        let Some(path) = &config.path else {
+            let sink = Sink::Jsonl(BufWriter::new(Box::new(io::stdout())));
+            return Ok((
+                Self {
+                    sink,
+                    shape,
+                    n_rows: 0,
+                },
+                0,
+            ));
+        };
+        let name = path.display().to_string();
+        let resumes = config.existing == Existing::Resume && path.exists();
+        let mut file = open_file(path, config.existing).with_context(|| name.clone())?;
+        let (sink, n_rows) = match config.format {
+            OutputFormat::Npy if resumes => {
+                let resumed = NpyWriter::resume(file, shape.width());
+                let (writer, n_rows) =
+                    resumed.with_context(|| format!("{name} cannot be continued"))?;
+                (Sink::Npy(writer), n_rows)
+            }
+            OutputFormat::Npy => (
+                Sink::Npy(NpyWriter::create(file, shape.width()).with_context(|| name)?),
+                0,
+            ),
+            OutputFormat::Jsonl => {
+                let n_rows = if resumes {
+                    resume_jsonl(&mut file, &name)?
+                } else {
+                    0
+                };
+                (Sink::Jsonl(BufWriter::new(Box::new(file))), n_rows)
+            }
+        };
+        Ok((
+            Self {
+                sink,
+                shape,
+                n_rows,
+            },
+            n_rows,
+        ))
+    }
+
+    /// Appends the row of the next input.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&mut self, row: Result<&[f32], &str>) -> io::Result<()> {
+        let index = self.n_rows;
+        self.n_rows += 1;
+        let out = match &mut self.sink {
+            Sink::Npy(writer) => {
+                return if let Ok(row) = row {
+                    writer.write_row(row)
+                } else {
+                    writer.write_nan()
+                };
+            }
+            Sink::Jsonl(out) => out,
+        };
+        match (&self.shape, row) {
+            (RowShape::Embedding { .. }, row) => {
+                let (embedding, error) = (row.ok(), row.err());
+                serde_json::to_writer(
+                    &mut *out,
+                    &EmbeddingLine {
+                        index,
+                        embedding,
+                        error,
+                    },
+                )?;
+            }
+            (RowShape::Scores { labels, top_k }, row) => {
+                serde_json::to_writer(&mut *out, &scores_line(index, row, labels, *top_k))?;
+            }
+        }
+        out.write_all(b"\n")
+    }
+
+    /// Rows written, those of an earlier run included.
+    #[must_use]
+    pub fn n_rows(&self) -> u64 {
+        self.n_rows
+    }
+
+    /// Hands everything to the system: what is flushed survives the end of this process.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn flush(&mut self) -> io::Result<()> {
+        match &mut self.sink {
+            Sink::Jsonl(out) => out.flush(),
+            Sink::Npy(writer) => writer.flush(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct EmbeddingLine<'a> {
+    index: u64,
+    embedding: Option<&'a [f32]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ScoresLine<'a> {
+    index: u64,
+    label: Option<&'a str>,
+    score: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scores: Option<Vec<Score<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Score<'a> {
+    label: &'a str,
+    score: f32,
+}
+
+fn scores_line<'a>(
+    index: u64,
+    row: Result<&[f32], &'a str>,
+    labels: &'a [String],
+    top_k: Option<usize>,
+) -> ScoresLine<'a> {
+    let scores = match row {
+        Ok(scores) => scores,
+        Err(error) => {
+            let error = Some(error);
+            return ScoresLine {
+                index,
+                label: None,
+                score: None,
+                scores: None,
+                error,
+            };
+        }
+    };
+    let mut order: Vec<usize> = (0..scores.len().min(labels.len())).collect();
+    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+    let score = |&i: &usize| Score {
+        label: &labels[i],
+        score: scores[i],
+    };
+    ScoresLine {
+        index,
+        label: order.first().map(|&i| labels[i].as_str()),
+        score: order.first().map(|&i| scores[i]),
+        scores: top_k.map(|k| order.iter().take(k).map(score).collect()),
+        error: None,
+    }
+}
+
+fn open_file(path: &Path, existing: Existing) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    match existing {
+        Existing::Refuse => options.create_new(true),
+        Existing::Overwrite => options.create(true).truncate(true),
+        Existing::Resume => options.create(true).truncate(false),
+    };
+    options.open(path)
+}
+
+/// Cuts off a torn last line and counts the others.
+fn resume_jsonl(file: &mut File, name: &str) -> Result<u64> {
+    let (mut n_rows, mut end, mut last) = (0, 0, 0..0);
+    let mut reader = BufReader::with_capacity(1 << 20, &mut *file);
+    loop {
+        let buffer = reader.fill_buf()?;
+        if buffer.is_empty() {
+            break;
+        }
+        for (i, _) in buffer
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == b'\n')
+        {
+            let next = end + i as u64 + 1;
+            (n_rows, last) = (n_rows + 1, last.end..next);
+        }
+        let n = buffer.len();
+        end += n as u64;
+        reader.consume(n);
+    }
+    file.set_len(last.end)?;
+    if n_rows > 0 {
+        file.seek(SeekFrom::Start(last.start))?;
+        let mut line = vec![0; (last.end - last.start) as usize];
+        file.read_exact(&mut line)?;
+        let index = serde_json::from_slice::<Value>(&line).ok();
+        let index = index.and_then(|line| line.get("index")?.as_u64());
+        ensure!(
+            index == Some(n_rows - 1),
+            "{name} cannot be continued: its line {n_rows} should have index {}, it has {}",
+            n_rows - 1,
+            index.map_or("none".to_owned(), |index| index.to_string()),
+        );
+    }
+    file.seek(SeekFrom::End(0))?;
+    Ok(n_rows)
+}

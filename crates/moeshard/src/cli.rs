@@ -1,0 +1,171 @@
+//! The command line as a whole.
+
+use std::env;
+use std::ffi::OsString;
+
+use clap::{Command, FromArgMatches, Parser, Subcommand};
+
+use crate::{classify, doctor, embed, inspect, serve, verify};
+
+/// Serve mixture-of-experts text encoders: embeddings and classification.
+///
+/// Every flag is also an environment variable: MOESHARD_ and the flag's name in capitals, as
+/// MOESHARD_MAX_BATCH_TOKENS. The names that text-embeddings-inference gives its variables
+/// (MODEL_ID, PORT, …) are understood where they are unmistakable.
+#[derive(Debug, Parser)]
+#[command(name = "moeshard", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Serve a model over HTTP (the default)
+    Serve(Box<serve::ServeArgs>),
+    /// Embed the texts of a file
+    Embed(Box<embed::EmbedArgs>),
+    /// Classify the texts of a file
+    Classify(Box<classify::ClassifyArgs>),
+    /// Show what a model is made of, and the memory it takes per rank
+    Inspect(Box<inspect::InspectArgs>),
+    /// Compare a model on this machine with the plain reference, layer by layer
+    Verify(Box<verify::VerifyArgs>),
+    /// Show what this machine has to compute with
+    Doctor(doctor::DoctorArgs),
+    /// Load a server and report its latencies
+    Loadtest(Box<moeshard_loadtest::Args>),
+}
+
+/// Variables of text-embeddings-inference and of the Hugging Face hub, by flag. `HOSTNAME` is left
+/// out: containers set it to their own name.
+const FOREIGN: [(&str, &[&str]); 19] = [
+    ("model", &["MODEL_ID"]),
+    ("revision", &["REVISION"]),
+    ("hub_cache", &["HUGGINGFACE_HUB_CACHE"]),
+    (
+        "hf_token",
+        &["HF_TOKEN", "HF_API_TOKEN", "HUGGING_FACE_HUB_TOKEN"],
+    ),
+    ("pooling", &["POOLING"]),
+    ("dtype", &["DTYPE"]),
+    ("port", &["PORT"]),
+    ("max_batch_tokens", &["MAX_BATCH_TOKENS"]),
+    ("max_batch_requests", &["MAX_BATCH_REQUESTS"]),
+    ("tokenization_workers", &["TOKENIZATION_WORKERS"]),
+    ("max_concurrent_requests", &["MAX_CONCURRENT_REQUESTS"]),
+    ("max_client_batch_size", &["MAX_CLIENT_BATCH_SIZE"]),
+    ("auto_truncate", &["AUTO_TRUNCATE"]),
+    ("payload_limit", &["PAYLOAD_LIMIT"]),
+    ("api_key", &["API_KEY"]),
+    ("json_output", &["JSON_OUTPUT"]),
+    ("served_model_name", &["SERVED_MODEL_NAME"]),
+    ("default_prompt", &["DEFAULT_PROMPT"]),
+    ("default_prompt_name", &["DEFAULT_PROMPT_NAME"]),
+];
+
+impl Cli {
+    /// Reads the command line of this process; ends it if that is wrong or asks for help.
+    #[must_use]
+    pub fn from_process() -> Self {
+        let is_set = |name: &str| env::var_os(name).is_some();
+        let matches = command(&is_set).get_matches_from(with_default_action(env::args_os()));
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// The commands, with a variable for each flag. `is_set` says which variables there are.
+#[must_use]
+pub fn command(is_set: &dyn Fn(&str) -> bool) -> Command {
+    use clap::CommandFactory;
+    Cli::command().mut_subcommands(|action| {
+        let is_serve = action.get_name() == "serve";
+        action.mut_args(|arg| {
+            let id = arg.get_id().to_string();
+            if arg.is_positional() || id == "help" || id == "version" {
+                return arg;
+            }
+            arg.env(variable(&id, is_serve, is_set))
+        })
+    })
+}
+
+/// The variable of a flag: its own, unless that is not set and a foreign one is. Names as plain as
+/// PORT belong to the server alone; the hub's own are meant for every command.
+fn variable(id: &str, is_serve: bool, is_set: &dyn Fn(&str) -> bool) -> String {
+    let own = format!("MOESHARD_{}", id.to_ascii_uppercase());
+    if is_set(&own) {
+        return own;
+    }
+    let of_the_hub = ["model", "hub_cache", "hf_token"].contains(&id);
+    let foreign = FOREIGN
+        .iter()
+        .filter(|(flag, _)| *flag == id && (is_serve || of_the_hub));
+    let mut foreign = foreign.flat_map(|(_, names)| names.iter());
+    foreign
+        .find(|name| is_set(name))
+        .map_or(own, |name| (*name).to_owned())
+}
+
+/// `moeshard --port 80` serves, as does `moeshard` alone.
+fn with_default_action(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.collect();
+    let first = args.get(1).map(|arg| arg.to_string_lossy().into_owned());
+    let asks = |arg: &str| ["-h", "--help", "-V", "--version"].contains(&arg);
+    let serves = first.is_none_or(|first| first.starts_with('-') && !asks(&first));
+    if serves {
+        args.insert(1.min(args.len()), "serve".into());
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command(&|_| false).debug_assert();
+    }
+
+    #[test]
+    fn serve_is_the_default() {
+        let check = |args: &[&str], expect: &[&str]| {
+            let args = args.iter().map(Into::into);
+            assert_eq!(with_default_action(args), expect);
+        };
+        check(&["moeshard"], &["moeshard", "serve"]);
+        check(
+            &["moeshard", "--port", "1"],
+            &["moeshard", "serve", "--port", "1"],
+        );
+        check(&["moeshard", "--help"], &["moeshard", "--help"]);
+        check(&["moeshard", "doctor"], &["moeshard", "doctor"]);
+    }
+
+    #[test]
+    fn foreign_variables_yield_to_our_own() {
+        let check = |id, is_serve, set: &[&str], expect| {
+            assert_eq!(variable(id, is_serve, &|name| set.contains(&name)), expect);
+        };
+        check("model", true, &[], "MOESHARD_MODEL");
+        check("model", true, &["MODEL_ID"], "MODEL_ID");
+        check("model", false, &["MODEL_ID"], "MODEL_ID");
+        check(
+            "model",
+            true,
+            &["MODEL_ID", "MOESHARD_MODEL"],
+            "MOESHARD_MODEL",
+        );
+        check("port", true, &["PORT"], "PORT");
+        check("dtype", false, &["DTYPE"], "MOESHARD_DTYPE");
+        check(
+            "hf_token",
+            false,
+            &["HUGGING_FACE_HUB_TOKEN"],
+            "HUGGING_FACE_HUB_TOKEN",
+        );
+    }
+}

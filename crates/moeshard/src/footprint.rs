@@ -1,0 +1,177 @@
+//! How many numbers a model has, by what they are for, and what a rank holds of them.
+
+use moeshard_encoder::model::Model;
+use moeshard_encoder::shard::{ShardPlan, Strategy};
+use moeshard_encoder::spec::{
+    DenseFfnSpec, EmbeddingSpec, EncoderSpec, ExpertsSpec, FfnSpec, HeadSpec, LinearSpec, NormSpec,
+    PositionEmbedding,
+};
+use moeshard_tensor::dtype::DType;
+
+/// Parameters by what they are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parameters {
+    /// Tables of words, positions and segments.
+    pub embedding: u64,
+    /// Queries, keys, values and output.
+    pub attention: u64,
+    /// Feed-forward networks for all tokens.
+    pub dense_ffn: u64,
+    /// Routers.
+    pub routers: u64,
+    /// All experts.
+    pub experts: u64,
+    /// Norms.
+    pub norms: u64,
+    /// The classification head.
+    pub head: u64,
+}
+
+impl Parameters {
+    /// Counts them.
+    #[must_use]
+    pub fn of(spec: &EncoderSpec) -> Self {
+        let d_model = spec.d_model as u64;
+        let mut n = Self {
+            embedding: embedding(&spec.embedding, d_model),
+            head: spec.head.as_ref().map_or(0, head),
+            ..Self::default()
+        };
+        n.norms += spec
+            .embedding
+            .norm
+            .iter()
+            .chain(&spec.final_norm)
+            .map(|x| norm(x, d_model))
+            .sum::<u64>();
+        for layer in &spec.layers {
+            n.attention += linear(&layer.qkv) + linear(&layer.attention_out);
+            n.norms += norm(&layer.attention_norm, d_model) + norm(&layer.ffn_norm, d_model);
+            match &layer.ffn {
+                FfnSpec::Dense(ffn) => n.dense_ffn += dense_ffn(ffn),
+                FfnSpec::Experts(layer) => {
+                    n.routers += layer.experts.len() as u64 * d_model;
+                    n.experts += experts(layer, d_model, ShardPlan::SOLO);
+                }
+            }
+        }
+        n
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.rows().iter().map(|(_, n)| n).sum()
+    }
+
+    /// Each with its name.
+    #[must_use]
+    pub fn rows(&self) -> [(&'static str, u64); 7] {
+        [
+            ("embedding", self.embedding),
+            ("attention", self.attention),
+            ("dense FFN", self.dense_ffn),
+            ("routers", self.routers),
+            ("experts", self.experts),
+            ("norms", self.norms),
+            ("head", self.head),
+        ]
+    }
+}
+
+/// Parameters of experts that a rank holds.
+#[must_use]
+pub fn expert_parameters(spec: &EncoderSpec, plan: ShardPlan) -> u64 {
+    let d_model = spec.d_model as u64;
+    spec.expert_layers()
+        .map(|(_, layer)| experts(layer, d_model, plan))
+        .sum()
+}
+
+/// Weights of the rank that holds most, in bytes; `Err` says why the layout is impossible.
+///
+/// Routers and norms are kept in f32 whatever the format; biases are too few to matter.
+///
+/// # Errors
+/// A sentence with both numbers.
+pub fn largest_rank(
+    spec: &EncoderSpec,
+    strategy: Strategy,
+    world_size: usize,
+    dtype: DType,
+) -> Result<u64, String> {
+    let plan = |rank| ShardPlan {
+        strategy,
+        rank,
+        world_size,
+    };
+    for (_, layer) in spec.expert_layers() {
+        plan(0).check(layer.experts.len(), layer.d_ff)?;
+    }
+    let n = Parameters::of(spec);
+    let exact = n.routers + n.norms;
+    let common = n.total() - n.experts - exact;
+    let most = (0..world_size)
+        .map(|rank| expert_parameters(spec, plan(rank)))
+        .max();
+    Ok((common + most.unwrap_or(0)) * dtype.size() as u64 + exact * 4)
+}
+
+/// Bytes of the checkpoint that all ranks together read.
+#[must_use]
+pub fn bytes_to_read(model: &Model, strategy: Strategy, world_size: usize) -> u64 {
+    let n = Parameters::of(&model.spec);
+    let plan = |rank| ShardPlan {
+        strategy,
+        rank,
+        world_size,
+    };
+    let expert_reads: u64 = (0..world_size)
+        .map(|rank| expert_parameters(&model.spec, plan(rank)))
+        .sum();
+    let common = (n.total() - n.experts) * world_size as u64;
+    (common + expert_reads) * model.settings.weights_dtype.size() as u64
+}
+
+fn embedding(spec: &EmbeddingSpec, d_model: u64) -> u64 {
+    let positions = match spec.position {
+        PositionEmbedding::Learned { n_rows, .. } => n_rows,
+        PositionEmbedding::Sinusoidal { .. } | PositionEmbedding::None => 0,
+    };
+    let types = spec.token_type.as_ref().map_or(0, |(_, n)| *n);
+    (spec.vocab_size + positions + types) as u64 * d_model
+}
+
+fn linear(spec: &LinearSpec) -> u64 {
+    let bias = if spec.biases.is_empty() {
+        0
+    } else {
+        spec.n_out
+    };
+    spec.n_out as u64 * spec.n_in as u64 + bias as u64
+}
+
+fn norm(spec: &NormSpec, d_model: u64) -> u64 {
+    d_model * (1 + u64::from(spec.bias.is_some()))
+}
+
+fn dense_ffn(spec: &DenseFfnSpec) -> u64 {
+    linear(&spec.up) + spec.gate.as_ref().map_or(0, linear) + linear(&spec.down)
+}
+
+fn head(spec: &HeadSpec) -> u64 {
+    spec.dense.as_ref().map_or(0, |(dense, _)| linear(dense)) + linear(&spec.out)
+}
+
+/// Parameters of a layer's experts that the plan's rank holds.
+fn experts(layer: &ExpertsSpec, d_model: u64, plan: ShardPlan) -> u64 {
+    let n_experts = layer.experts.len();
+    let of_expert = |(expert_idx, expert): (usize, &moeshard_encoder::spec::ExpertSpec)| {
+        let units = plan.hidden_units(expert_idx, n_experts, layer.d_ff).len() as u64;
+        let holds = u64::from(units > 0);
+        let biases = units * u64::from(expert.b_in.is_some())
+            + holds * d_model * u64::from(expert.b_out.is_some());
+        2 * units * d_model + biases
+    };
+    layer.experts.iter().enumerate().map(of_expert).sum()
+}

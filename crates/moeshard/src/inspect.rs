@@ -1,0 +1,142 @@
+//! `moeshard inspect`: what a model is made of, and the memory it takes per rank.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use moeshard_encoder::model::Model;
+use moeshard_encoder::shard::Strategy;
+
+use crate::footprint::{Parameters, largest_rank};
+use crate::model::config::{ArgError, ComputeConfig};
+use crate::model::load::{describe, dtype};
+use crate::model::{ModelArgs, ModelConfig, Opened, open};
+use crate::progress::{count, size};
+use crate::table::Table;
+
+/// Flags of `moeshard inspect`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct InspectArgs {
+    /// Which model to show
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Show the memory for 1 to N ranks
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub max_ranks: usize,
+}
+
+/// Shows a model.
+///
+/// # Errors
+/// If an argument is impossible or the model cannot be opened.
+pub fn run(args: InspectArgs) -> Result<()> {
+    let max_ranks = ArgError::at_least_one("--max-ranks", args.max_ranks)?;
+    let config = ModelConfig::try_from(args.model)?;
+    let opened = open(&config)?;
+    let mut out = io::stdout().lock();
+    show(&opened, &config.compute, &mut out)?;
+    show_parameters(&opened.model, &mut out)?;
+    show_memory(&opened.model, &config.compute, max_ranks, &mut out)?;
+    Ok(())
+}
+
+fn show(opened: &Opened, compute: &ComputeConfig, out: &mut dyn Write) -> io::Result<()> {
+    let Opened {
+        model,
+        name,
+        revision,
+        ..
+    } = opened;
+    let info = describe(model, compute);
+    let n_expert_layers = model.spec.expert_layers().count();
+    let mut line = |key: &str, value: String| writeln!(out, "{key:<12} {value}");
+    line("model", name.clone())?;
+    if let Some(revision) = revision {
+        line("revision", revision.clone())?;
+    }
+    line("family", info.family)?;
+    line(
+        "layers",
+        format!("{}, {n_expert_layers} of them with experts", info.n_layers),
+    )?;
+    line("d_model", info.d_model.to_string())?;
+    if let Some((_, layer)) = model.spec.expert_layers().next() {
+        line(
+            "experts",
+            format!("{}, d_ff {}", layer.experts.len(), layer.d_ff),
+        )?;
+        line("top_k", layer.rule.top_k.to_string())?;
+    }
+    line("stored as", model.settings.weights_dtype.to_string())?;
+    line("on disk", size(model.checkpoint.n_bytes()))?;
+    line("tokenizer", tokenizer(model))?;
+    line("vocabulary", count(info.vocab_size as u64))?;
+    line("pooling", info.pooling)?;
+    line("max length", info.max_length.to_string())?;
+    line("prompts", listed(info.prompts.keys()))?;
+    line("labels", labels(info.labels.as_deref()))?;
+    writeln!(out)
+}
+
+fn tokenizer(model: &Model) -> String {
+    match &model.tokenizer_json {
+        Some(json) => format!("tokenizer.json, {}", size(json.len() as u64)),
+        None => "none (no tokenizer.json), so it cannot be served".to_owned(),
+    }
+}
+
+fn listed<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    let names: Vec<&str> = names.map(String::as_str).collect();
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+fn labels(labels: Option<&[String]>) -> String {
+    const SHOWN: usize = 6;
+    match labels {
+        None => "none (no classification head)".to_owned(),
+        Some(labels) if labels.len() <= SHOWN => {
+            format!("{}: {}", labels.len(), labels.join(", "))
+        }
+        Some(labels) => format!("{}: {}, …", labels.len(), labels[..SHOWN].join(", ")),
+    }
+}
+
+fn show_parameters(model: &Model, out: &mut dyn Write) -> io::Result<()> {
+    let parameters = Parameters::of(&model.spec);
+    let total = parameters.total().max(1);
+    let mut table = Table::new(["parameters", "count", "share"]);
+    for (kind, n) in parameters.rows().into_iter().filter(|(_, n)| *n > 0) {
+        let share = 100.0 * n as f64 / total as f64;
+        table.row([kind.to_owned(), count(n), format!("{share:.1} %")]);
+    }
+    table.row(["all".to_owned(), count(total), "100.0 %".to_owned()]);
+    table.write(out)?;
+    writeln!(out)
+}
+
+/// Capacity lays experts out as `parallel` does.
+fn show_memory(
+    model: &Model,
+    compute: &ComputeConfig,
+    max_ranks: usize,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let dtype = dtype(model, compute);
+    writeln!(
+        out,
+        "weights of the largest rank as {dtype}, by layout of the experts"
+    )?;
+    let mut table = Table::new(["ranks", "sharded", "parallel", "replicated"]);
+    for n_ranks in 1..=max_ranks {
+        let strategies = [Strategy::Sharded, Strategy::Parallel, Strategy::Replicated];
+        let cells = strategies.map(|strategy| {
+            largest_rank(&model.spec, strategy, n_ranks, dtype).map_or("impossible".into(), size)
+        });
+        table.row([n_ranks.to_string()].into_iter().chain(cells));
+    }
+    table.write(out)
+}

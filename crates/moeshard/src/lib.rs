@@ -1,0 +1,28 @@
+//! The parts of the program `moeshard`, in a library so that tests can reach them.
+//!
+//! [`cli`] is the command line; each of its actions is a module: [`serve`], [`embed`] and
+//! [`classify`] (both by [`bulk`]), [`inspect`], [`verify`], [`doctor`] and [`loadtest`]. What
+//! they share is [`model`] (from `--model` to a model that answers, by way of [`hub`]),
+//! [`footprint`] and [`machine`].
+//!
+//! Arguments come in two stages: clap fills a raw struct, and `try_from` makes a checked
+//! configuration of it before anything is downloaded or loaded.
+
+pub mod batch_args;
+pub mod bulk;
+pub mod classify;
+pub mod cli;
+pub mod doctor;
+pub mod embed;
+pub mod footprint;
+pub mod hub;
+pub mod inspect;
+pub mod loadtest;
+pub mod logging;
+pub mod machine;
+pub mod model;
+pub mod progress;
+pub mod secret;
+pub mod serve;
+mod table;
+pub mod verify;

@@ -1,0 +1,86 @@
+//! The flags that every command with a model has.
+
+use std::path::PathBuf;
+
+use moeshard_tensor::dtype::DType;
+
+use crate::secret::Secret;
+
+/// Which model to run and with what.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// Folder of a model, or its id on the Hugging Face hub [default: the built-in model]
+    #[arg(long, alias = "model-id", value_name = "DIR|HUB_ID")]
+    pub model: Option<String>,
+
+    /// Branch, tag or commit on the hub
+    #[arg(long, value_name = "REV")]
+    pub revision: Option<String>,
+
+    /// Where models of the hub are kept [default: $HF_HOME/hub or ~/.cache/huggingface/hub]
+    #[arg(long, alias = "huggingface-hub-cache", value_name = "DIR")]
+    pub hub_cache: Option<PathBuf>,
+
+    /// Token for private and gated models
+    #[arg(
+        long,
+        alias = "hf-api-token",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    pub hf_token: Option<Secret>,
+
+    /// How token vectors become one: cls, mean or last-token [default: what the model says]
+    #[arg(long, value_name = "RULE")]
+    pub pooling: Option<String>,
+
+    /// Longest sequence in tokens; the model's own limit cannot be exceeded
+    #[arg(long, value_name = "N")]
+    pub max_length: Option<usize>,
+
+    /// What to compute with
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+}
+
+/// What to compute with.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Computing")]
+pub struct ComputeArgs {
+    /// What to compute on: cpu
+    #[arg(long, value_name = "NAME")]
+    pub device: Option<String>,
+
+    /// Number of GPUs
+    #[arg(long, value_name = "N")]
+    pub gpus: Option<usize>,
+
+    /// Ranks that share every expert [default: 1]
+    #[arg(long, value_name = "N")]
+    pub ranks: Option<usize>,
+
+    /// Threads of all ranks together [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+
+    /// How weights are kept: f32, bf16 or f16 (float32, bfloat16 and float16 as well); sums are
+    /// always f32 [default: as the checkpoint stores them]
+    #[arg(long, value_name = "TYPE")]
+    pub dtype: Option<DType>,
+
+    /// How experts are laid out over ranks: auto, sharded, parallel, capacity or replicated
+    /// [default: auto, which is sharded over several ranks]
+    #[arg(long, value_name = "LAYOUT")]
+    pub experts: Option<String>,
+
+    /// With --experts capacity: room of an expert over its even share of a batch; what exceeds it
+    /// is dropped [default: 1.25]
+    #[arg(long, value_name = "F")]
+    pub capacity_factor: Option<f32>,
+
+    /// Most tokens that an expert takes from one sequence, as transformers does for Switch and
+    /// NLLB; what exceeds it is dropped [default: no limit]
+    #[arg(long, value_name = "N")]
+    pub expert_capacity: Option<usize>,
+}

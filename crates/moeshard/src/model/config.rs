@@ -1,0 +1,296 @@
+//! What the model's flags mean, checked before anything is downloaded or loaded.
+
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+
+use moeshard_encoder::shard::Strategy;
+use moeshard_tensor::device::Pooling;
+use moeshard_tensor::dtype::DType;
+
+use super::args::{ComputeArgs, ModelArgs};
+use crate::hub::HubConfig;
+use crate::machine;
+
+/// The capacity factor that `--experts capacity` has if none is given.
+const CAPACITY_FACTOR: f32 = 1.25;
+
+/// How often a broken download is taken up again before giving up.
+const N_RETRIES: usize = 5;
+
+/// An argument that cannot be used.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArgError {
+    /// A number is outside its range.
+    #[error("{flag} must be at least {least}, got {found}")]
+    TooSmall {
+        /// The flag.
+        flag: &'static str,
+        /// The smallest value.
+        least: usize,
+        /// The value given.
+        found: String,
+    },
+    /// A name is none of those known.
+    #[error("{flag} must be {expected}, got `{found}`")]
+    Unknown {
+        /// The flag.
+        flag: &'static str,
+        /// The names known.
+        expected: &'static str,
+        /// The name given.
+        found: String,
+    },
+    /// A flag needs another one.
+    #[error("{flag} {found} has no effect without {needs}; got {instead}")]
+    Needs {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        found: String,
+        /// What it needs.
+        needs: &'static str,
+        /// What is there instead.
+        instead: String,
+    },
+    /// The model is neither a folder nor a hub id.
+    #[error(
+        "--model `{found}` is neither a folder on this machine nor a hub id such as owner/name"
+    )]
+    NoSuchModel {
+        /// The value given.
+        found: String,
+    },
+    /// A GPU was asked for.
+    #[error("this build has no CUDA engine yet ({driver}); run on the CPU with --device cpu")]
+    NoGpu {
+        /// Whether this machine has a driver.
+        driver: String,
+    },
+    /// Any other impossible value.
+    #[error("{flag} {reason}")]
+    Other {
+        /// The flag.
+        flag: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl ArgError {
+    /// Refuses `found` if it is below 1.
+    ///
+    /// # Errors
+    /// [`ArgError::TooSmall`].
+    pub fn at_least_one(flag: &'static str, found: usize) -> Result<usize, Self> {
+        if found == 0 {
+            return Err(Self::TooSmall {
+                flag,
+                least: 1,
+                found: found.to_string(),
+            });
+        }
+        Ok(found)
+    }
+}
+
+/// Where a model is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// In the program.
+    BuiltIn,
+    /// In a folder.
+    Folder(PathBuf),
+    /// On the hub.
+    Hub {
+        /// `owner/name` or `name`.
+        id: String,
+        /// Branch, tag or commit.
+        revision: String,
+    },
+}
+
+/// Which model to run and with what.
+#[derive(Clone, Debug)]
+pub struct ModelConfig {
+    /// Where the model is.
+    pub source: Source,
+    /// How to reach the hub, if it is there.
+    pub hub: HubConfig,
+    /// Instead of the model's own pooling.
+    pub pooling: Option<Pooling>,
+    /// Below the model's own limit.
+    pub max_length: Option<usize>,
+    /// What to compute with.
+    pub compute: ComputeConfig,
+}
+
+/// What to compute with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ComputeConfig {
+    /// Ranks that share the experts.
+    pub n_ranks: usize,
+    /// Threads of all ranks together.
+    pub n_threads: usize,
+    /// How weights are kept; `None` keeps the checkpoint's format.
+    pub dtype: Option<DType>,
+    /// How experts are laid out.
+    pub strategy: Strategy,
+    /// Most tokens that an expert takes from one sequence.
+    pub sequence_capacity: Option<usize>,
+}
+
+impl TryFrom<ModelArgs> for ModelConfig {
+    type Error = ArgError;
+
+    fn try_from(args: ModelArgs) -> Result<Self, ArgError> {
+        let max_length = args
+            .max_length
+            .map(|n| ArgError::at_least_one("--max-length", n));
+        Ok(Self {
+            compute: ComputeConfig::try_from(args.compute)?,
+            source: source(args.model, args.revision)?,
+            pooling: args.pooling.as_deref().map(pooling).transpose()?,
+            max_length: max_length.transpose()?,
+            hub: HubConfig {
+                endpoint: machine::hub_endpoint(),
+                cache_dir: args.hub_cache.unwrap_or_else(machine::hub_cache_dir),
+                token: args.hf_token,
+                offline: machine::is_offline(),
+                n_retries: N_RETRIES,
+            },
+        })
+    }
+}
+
+impl TryFrom<ComputeArgs> for ComputeConfig {
+    type Error = ArgError;
+
+    fn try_from(args: ComputeArgs) -> Result<Self, ArgError> {
+        refuse_gpus(args.gpus, args.device.as_deref())?;
+        let n_ranks = ArgError::at_least_one("--ranks", args.ranks.unwrap_or(1))?;
+        let n_cores = available_parallelism().map_or(1, usize::from);
+        let n_threads = ArgError::at_least_one("--threads", args.threads.unwrap_or(n_cores))?;
+        let sequence_capacity = args
+            .expert_capacity
+            .map(|n| ArgError::at_least_one("--expert-capacity", n));
+        Ok(Self {
+            n_ranks,
+            n_threads,
+            dtype: args.dtype,
+            strategy: strategy(args.experts.as_deref(), args.capacity_factor, n_ranks)?,
+            sequence_capacity: sequence_capacity.transpose()?,
+        })
+    }
+}
+
+fn refuse_gpus(n_gpus: Option<usize>, device: Option<&str>) -> Result<(), ArgError> {
+    let wants_gpu = match device {
+        None | Some("cpu") => n_gpus.is_some_and(|n| n > 0),
+        Some("cuda" | "gpu") => true,
+        Some(found) => {
+            let found = found.to_owned();
+            return Err(ArgError::Unknown {
+                flag: "--device",
+                expected: "cpu",
+                found,
+            });
+        }
+    };
+    if wants_gpu {
+        return Err(ArgError::NoGpu {
+            driver: machine::nvidia_driver().to_string(),
+        });
+    }
+    Ok(())
+}
+
+/// A folder wins over a hub id of the same name.
+fn source(model: Option<String>, revision: Option<String>) -> Result<Source, ArgError> {
+    let on_hub_only = |instead: &str| match &revision {
+        None => Ok(()),
+        Some(revision) => Err(ArgError::Needs {
+            flag: "--revision",
+            found: revision.clone(),
+            needs: "a --model on the hub",
+            instead: instead.to_owned(),
+        }),
+    };
+    let Some(model) = model else {
+        on_hub_only("the built-in model")?;
+        return Ok(Source::BuiltIn);
+    };
+    let path = PathBuf::from(&model);
+    if path.is_dir() {
+        on_hub_only("a folder")?;
+        return Ok(Source::Folder(path));
+    }
+    if !is_hub_id(&model) {
+        return Err(ArgError::NoSuchModel { found: model });
+    }
+    Ok(Source::Hub {
+        id: model,
+        revision: revision.unwrap_or_else(|| "main".to_owned()),
+    })
+}
+
+/// `name` or `owner/name`, each of letters, digits, `-`, `_` and `.`.
+fn is_hub_id(id: &str) -> bool {
+    let is_part = |part: &str| {
+        let starts_well = part.starts_with(|c: char| c.is_ascii_alphanumeric());
+        starts_well
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    id.len() <= 200 && id.split('/').count() <= 2 && id.split('/').all(is_part)
+}
+
+fn pooling(name: &str) -> Result<Pooling, ArgError> {
+    match name {
+        "cls" => Ok(Pooling::Cls),
+        "mean" => Ok(Pooling::Mean),
+        "last-token" | "lasttoken" => Ok(Pooling::LastToken),
+        _ => Err(ArgError::Unknown {
+            flag: "--pooling",
+            expected: "cls, mean or last-token",
+            found: name.to_owned(),
+        }),
+    }
+}
+
+fn strategy(name: Option<&str>, factor: Option<f32>, n_ranks: usize) -> Result<Strategy, ArgError> {
+    let name = name.unwrap_or("auto");
+    if let Some(factor) = factor {
+        if name != "capacity" {
+            return Err(ArgError::Needs {
+                flag: "--capacity-factor",
+                found: factor.to_string(),
+                needs: "--experts capacity",
+                instead: format!("--experts {name}"),
+            });
+        }
+        if !(factor > 0.0 && factor.is_finite()) {
+            let reason = format!("must be above 0, got {factor}");
+            return Err(ArgError::Other {
+                flag: "--capacity-factor",
+                reason,
+            });
+        }
+    }
+    match name {
+        // One rank holds everything: nothing to exchange.
+        "auto" if n_ranks == 1 => Ok(Strategy::Replicated),
+        "auto" | "sharded" => Ok(Strategy::Sharded),
+        "parallel" => Ok(Strategy::Parallel),
+        "capacity" => Ok(Strategy::Capacity {
+            factor: factor.unwrap_or(CAPACITY_FACTOR),
+        }),
+        "replicated" => Ok(Strategy::Replicated),
+        _ => Err(ArgError::Unknown {
+            flag: "--experts",
+            expected: "auto, sharded, parallel, capacity or replicated",
+            found: name.to_owned(),
+        }),
+    }
+}

@@ -1,0 +1,128 @@
+//! From an opened model to a handle that answers.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result};
+use moeshard_batcher::{BatcherConfig, Handle, ModelInfo, TokenizerPool, pair};
+use moeshard_encoder::model::Model;
+use moeshard_engine::{CpuEngine, EngineConfig};
+use moeshard_tensor::cpu::Isa;
+use moeshard_tensor::device::Pooling;
+use moeshard_tensor::dtype::DType;
+
+use super::config::ComputeConfig;
+use super::open::Opened;
+use crate::footprint::bytes_to_read;
+use crate::progress::Progress;
+
+/// A model that answers.
+pub struct Loaded {
+    /// Takes inputs.
+    pub handle: Handle,
+    /// Ends when the handle is closed and everything is answered.
+    pub worker: JoinHandle<()>,
+}
+
+/// Loads the weights on all ranks and starts the batcher. `adjust` may change what clients are
+/// told of the model.
+///
+/// # Errors
+/// If the model has no tokenizer, or the weights are not what they should be; one sentence.
+pub fn load(
+    opened: Opened,
+    compute: &ComputeConfig,
+    batcher: BatcherConfig,
+    adjust: impl FnOnce(&mut ModelInfo) -> Result<()>,
+) -> Result<Loaded> {
+    let Opened {
+        mut model,
+        name,
+        place,
+        revision,
+    } = opened;
+    let tokenizer = model.tokenizer_json.take();
+    let tokenizer = tokenizer
+        .with_context(|| format!("{place}: expected a file tokenizer.json, found none"))?;
+    let tokenizers = TokenizerPool::from_json(&tokenizer, batcher.tokenization_workers)
+        .with_context(|| format!("{place}/tokenizer.json"))?;
+    drop(tokenizer);
+    let model = Arc::new(model);
+    let mut info = describe(&model, compute);
+    (info.id, info.revision) = (name, revision);
+    adjust(&mut info)?;
+    let engine = start(&model, compute, &place)?;
+    let (handle, worker) = pair(Arc::new(engine), tokenizers, info, batcher);
+    let worker = worker
+        .spawn()
+        .context("cannot start a thread for the batcher")?;
+    Ok(Loaded { handle, worker })
+}
+
+fn start(model: &Arc<Model>, compute: &ComputeConfig, place: &str) -> Result<CpuEngine> {
+    let total = bytes_to_read(model, compute.strategy, compute.n_ranks);
+    let bar = Arc::new(Progress::new(format!("loading {place}"), Some(total)));
+    let told = {
+        let bar = Arc::clone(&bar);
+        Arc::new(move |n_bytes| bar.add(n_bytes))
+    };
+    let engine = CpuEngine::start(Arc::clone(model), engine_config(model, compute), told)
+        .with_context(|| place.to_owned())?;
+    bar.finish();
+    Ok(engine)
+}
+
+fn engine_config(model: &Model, compute: &ComputeConfig) -> EngineConfig {
+    EngineConfig {
+        n_ranks: compute.n_ranks,
+        strategy: compute.strategy,
+        dtype: dtype(model, compute),
+        n_threads: compute.n_threads,
+        sequence_capacity: compute.sequence_capacity,
+        isa: Isa::detect(),
+    }
+}
+
+/// The format that weights are kept in: the user's choice, or the checkpoint's own. Rounding
+/// float32 weights saves memory and loses digits, which nobody should get unasked.
+#[must_use]
+pub fn dtype(model: &Model, compute: &ComputeConfig) -> DType {
+    compute.dtype.unwrap_or(model.settings.weights_dtype)
+}
+
+/// What clients are told of a model.
+#[must_use]
+pub fn describe(model: &Model, compute: &ComputeConfig) -> ModelInfo {
+    let (spec, settings) = (&model.spec, &model.settings);
+    let experts = spec.expert_layers().next().map(|(_, experts)| experts);
+    ModelInfo {
+        id: String::new(),
+        revision: None,
+        dtype: dtype(model, compute).to_string(),
+        device: "cpu".to_owned(),
+        family: spec.family.clone(),
+        world_size: compute.n_ranks,
+        experts: compute.strategy.to_string(),
+        d_model: spec.d_model,
+        n_layers: spec.layers.len(),
+        n_experts: experts.map_or(0, |experts| experts.experts.len()),
+        top_k: experts.map_or(0, |experts| experts.rule.top_k),
+        vocab_size: spec.embedding.vocab_size,
+        max_length: settings.max_length,
+        pooling: pooling_name(settings.pooling).to_owned(),
+        labels: spec.head.as_ref().map(|head| head.labels.clone()),
+        classifier: settings.classifier,
+        prompts: settings.prompts.clone(),
+        default_prompt_name: settings.default_prompt_name.clone(),
+    }
+}
+
+/// The name that a client knows a pooling by.
+#[must_use]
+pub fn pooling_name(pooling: Pooling) -> &'static str {
+    match pooling {
+        Pooling::Cls => "cls",
+        Pooling::Mean => "mean",
+        Pooling::LastToken => "lasttoken",
+    }
+}

@@ -1,0 +1,93 @@
+//! From where a model is to its opened and checked files.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use moeshard_encoder::model::Model;
+
+use super::builtin;
+use super::config::{ModelConfig, Source};
+use crate::hub;
+
+/// A model whose files are open.
+pub struct Opened {
+    /// The model, with the user's wishes applied.
+    pub model: Model,
+    /// What to call it.
+    pub name: String,
+    /// Where it is, for errors.
+    pub place: String,
+    /// The commit, if it came from the hub.
+    pub revision: Option<String>,
+}
+
+/// Opens a model, fetching it first if it is on the hub.
+///
+/// # Errors
+/// If it cannot be fetched, or is not a model that can be run; one sentence.
+pub fn open(config: &ModelConfig) -> Result<Opened> {
+    let mut opened = match &config.source {
+        Source::BuiltIn => {
+            let model = Model::from_static(builtin::NAME, &builtin::FILES)?;
+            let name = builtin::NAME.to_owned();
+            Opened {
+                model,
+                place: name.clone(),
+                name,
+                revision: None,
+            }
+        }
+        Source::Folder(dir) => {
+            let (name, place) = (folder_name(dir), dir.display().to_string());
+            Opened {
+                model: Model::open(dir)?,
+                name,
+                place,
+                revision: None,
+            }
+        }
+        Source::Hub { id, revision } => {
+            let fetched = hub::fetch(&config.hub, id, revision)?;
+            let model = Model::open(&fetched.dir)
+                .with_context(|| format!("`{id}` from the hub cannot be served"))?;
+            let place = fetched.dir.display().to_string();
+            Opened {
+                model,
+                name: id.clone(),
+                place,
+                revision: Some(fetched.commit),
+            }
+        }
+    };
+    apply(config, &mut opened.model)?;
+    Ok(opened)
+}
+
+/// What the user wants otherwise than the model says.
+fn apply(config: &ModelConfig, model: &mut Model) -> Result<()> {
+    if let Some(pooling) = config.pooling {
+        model.settings.pooling = pooling;
+    }
+    if let Some(max_length) = config.max_length {
+        let own = model.settings.max_length;
+        anyhow::ensure!(
+            max_length <= own
+                || model
+                    .spec
+                    .max_positions
+                    .is_none_or(|most| max_length <= most),
+            "--max-length {max_length} is above what the model takes, {own}"
+        );
+        model.settings.max_length = max_length;
+    }
+    Ok(())
+}
+
+/// The last part of a folder's path.
+fn folder_name(dir: &Path) -> String {
+    let absolute = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let name = absolute
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_else(|| dir.display().to_string())
+}

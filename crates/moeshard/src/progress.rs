@@ -1,0 +1,119 @@
+//! Progress of something long: a bar on a terminal, a log line now and then elsewhere.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+
+/// How often a log line is written where there is no terminal.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// Progress of one task, in bytes.
+#[derive(Debug)]
+pub struct Progress {
+    label: String,
+    bar: ProgressBar,
+    started: Instant,
+    /// When the last log line was written.
+    logged: Mutex<Instant>,
+}
+
+impl Progress {
+    /// Starts a task of `total` bytes, if that is known.
+    #[must_use]
+    pub fn new(label: impl Into<String>, total: Option<u64>) -> Self {
+        let label = label.into();
+        let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
+        bar.set_style(style(total.is_some()));
+        bar.set_message(label.clone());
+        let now = Instant::now();
+        Self {
+            label,
+            bar,
+            started: now,
+            logged: Mutex::new(now),
+        }
+    }
+
+    /// Some more bytes are done.
+    pub fn add(&self, n_bytes: u64) {
+        self.bar.inc(n_bytes);
+        self.log();
+    }
+
+    /// So many bytes are done, and this is worth saying besides.
+    pub fn set(&self, n_bytes: u64, note: &str) {
+        self.bar.set_position(n_bytes);
+        self.bar.set_message(format!("{} · {note}", self.label));
+        self.log();
+    }
+
+    /// Everything is done.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+        let n_bytes = HumanBytes(self.bar.position());
+        let took = self.started.elapsed();
+        tracing::debug!("{}: {n_bytes} in {:.1} s", self.label, took.as_secs_f64());
+    }
+
+    fn log(&self) {
+        if !self.bar.is_hidden() {
+            return;
+        }
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.elapsed() < LOG_EVERY {
+            return;
+        }
+        *logged = Instant::now();
+        drop(logged);
+        tracing::info!("{}", self.line());
+    }
+
+    fn line(&self) -> String {
+        let done = self.bar.position();
+        let rate = done as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
+        let message = self.bar.message();
+        let done_bytes = HumanBytes(done);
+        match self.bar.length().filter(|&total| total > 0) {
+            None => format!("{message}: {done_bytes}, {}/s", HumanBytes(rate as u64)),
+            Some(total) => {
+                let percent = 100.0 * done as f64 / total as f64;
+                let rest = total.saturating_sub(done) as f64 / rate.max(1.0);
+                format!(
+                    "{message}: {percent:.0} %, {done_bytes} of {}, {}/s, {} left",
+                    HumanBytes(total),
+                    HumanBytes(rate as u64),
+                    HumanDuration(Duration::from_secs_f64(rest.min(1e9))),
+                )
+            }
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn style(has_total: bool) -> ProgressStyle {
+    let template = match has_total {
+        true => "{msg} [{bar:30}] {percent} % {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}",
+        false => "{msg} {spinner} {bytes} {bytes_per_sec}",
+    };
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
+}
+
+/// A count for people: 12,345.
+#[must_use]
+pub fn count(n: u64) -> String {
+    HumanCount(n).to_string()
+}
+
+/// A size for people: 1.25 GiB.
+#[must_use]
+pub fn size(n_bytes: u64) -> String {
+    HumanBytes(n_bytes).to_string()
+}

@@ -1,0 +1,143 @@
+//! `moeshard serve`: binds the port, loads the model, answers until a signal comes.
+//!
+//! The port is bound first, so that a port in use is known at once and probes are answered while
+//! the model loads; it is loaded on a thread of its own and put into the server's slot.
+
+mod args;
+mod greeting;
+mod signals;
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use moeshard_batcher::ModelSlot;
+use moeshard_http::AppState;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+pub use args::{ServeArgs, ServeConfig, Told};
+
+use crate::model;
+
+/// Serves until SIGINT or SIGTERM.
+///
+/// # Errors
+/// If an argument is impossible, the port is taken, or the model cannot be loaded; one sentence.
+pub fn run(args: ServeArgs) -> Result<()> {
+    if args.max_concurrent_requests.is_some() {
+        tracing::warn!(
+            "--max-concurrent-requests has no effect: work is limited by --max-queue-tokens"
+        );
+    }
+    let json = args.json_output;
+    let config = ServeConfig::try_from(args)?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;
+    let result = runtime.block_on(serve(config, json));
+    // What hangs in a system call must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn serve(config: ServeConfig, json: bool) -> Result<()> {
+    let listener = bind(config.address).await?;
+    let address = listener.local_addr()?;
+    let shutdown = signals::shutdown()?;
+    let timeout = config.http.shutdown_timeout;
+    let slot = ModelSlot::new();
+    let state = AppState::new(slot.clone(), config.http.clone());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(moeshard_http::serve(listener, state, async {
+        let _ = stopped.await;
+    }));
+    tracing::info!("listening on http://{address}, loading the model");
+    let loading = load(config, slot.clone(), address, json)?;
+    tokio::pin!(shutdown);
+    let worker = tokio::select! {
+        // A signal during the load: nothing has been accepted, so nothing is waited for.
+        () = &mut shutdown => return Ok(()),
+        loaded = loading => loaded.context("loading was aborted")??,
+    };
+    let mut server = server;
+    tokio::select! {
+        () = &mut shutdown => {}
+        ended = &mut server => {
+            ended.context("the server panicked")?.context("the server stopped")?;
+            bail!("the server stopped");
+        }
+    }
+    let _ = stop.send(());
+    server
+        .await
+        .context("the server panicked")?
+        .context("the server stopped")?;
+    finish(&worker, timeout).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    let (port, ip) = (address.port(), address.ip());
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => {
+            anyhow!("port {port} of {ip} is in use by another program; choose another with --port")
+        }
+        ErrorKind::PermissionDenied => {
+            anyhow!("port {port} of {ip} may not be used by this user; choose one above 1023 with --port")
+        }
+        ErrorKind::AddrNotAvailable => {
+            anyhow!("{ip} is no address of this machine; choose another with --hostname")
+        }
+        _ => anyhow!("cannot listen on {address}: {error}"),
+    })
+}
+
+/// Loads the model on a thread of its own, fills the slot and greets; answers with the batcher's
+/// worker.
+fn load(
+    config: ServeConfig,
+    slot: ModelSlot,
+    address: SocketAddr,
+    json: bool,
+) -> Result<oneshot::Receiver<Result<JoinHandle<()>>>> {
+    let (answer, loaded) = oneshot::channel();
+    let job = move || {
+        let _ = answer.send(load_now(config, &slot, address, json));
+    };
+    std::thread::Builder::new()
+        .name("loader".to_owned())
+        .spawn(job)?;
+    Ok(loaded)
+}
+
+fn load_now(
+    config: ServeConfig,
+    slot: &ModelSlot,
+    address: SocketAddr,
+    json: bool,
+) -> Result<JoinHandle<()>> {
+    let started = Instant::now();
+    let opened = model::open(&config.model)?;
+    let told = config.told;
+    let adjust = |info: &mut _| told.apply(info).map_err(Into::into);
+    let loaded = model::load(opened, &config.model.compute, config.batcher, adjust)?;
+    greeting::greet(loaded.handle.info(), address, started.elapsed(), json);
+    slot.fill(loaded.handle);
+    Ok(loaded.worker)
+}
+
+/// Waits until the worker has answered what was accepted.
+async fn finish(worker: &JoinHandle<()>, timeout: Duration) {
+    let deadline = Instant::now() + timeout;
+    while !worker.is_finished() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    if !worker.is_finished() {
+        tracing::warn!(
+            timeout_s = timeout.as_secs(),
+            "gave up on a batch that takes too long"
+        );
+    }
+}

@@ -1,0 +1,171 @@
+//! `moeshard verify`: a model on this machine against the plain reference, layer by layer.
+
+mod compare;
+mod device;
+mod sequences;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use moeshard_encoder::model::Model;
+use moeshard_encoder::reference::Reference;
+use moeshard_tensor::cpu::Isa;
+use moeshard_tensor::dtype::DType;
+
+use crate::model::config::{ArgError, ComputeConfig};
+use crate::model::load::dtype;
+use crate::model::{ModelArgs, ModelConfig, open};
+use crate::table::Table;
+use compare::{Agreement, Comparison, Worst};
+use device::Trace;
+
+/// Relative error allowed if the device keeps every digit of the checkpoint.
+const EXACT: f64 = 1e-4;
+
+/// Relative error allowed if the device rounds weights.
+const ROUNDED: f64 = 5e-2;
+
+/// Flags of `moeshard verify`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// Which model to verify, and what on
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// File with one text a line [default: a few built-in texts; random tokens for a model without
+    /// tokenizer]
+    #[arg(long, value_name = "FILE")]
+    pub texts: Option<PathBuf>,
+
+    /// Largest relative error allowed [default: 1e-4; 5e-2 if --dtype rounds the weights]
+    #[arg(long, value_name = "E")]
+    pub tolerance: Option<f64>,
+}
+
+/// Verifies a model.
+///
+/// # Errors
+/// If an argument is impossible, the model cannot be run, or an error is above the tolerance.
+pub fn run(args: VerifyArgs) -> Result<()> {
+    let VerifyArgs {
+        model,
+        texts,
+        tolerance,
+    } = args;
+    if let Some(wrong) = tolerance.filter(|t| !(*t > 0.0)) {
+        let reason = format!("must be above 0, got {wrong}");
+        return Err(ArgError::Other {
+            flag: "--tolerance",
+            reason,
+        }
+        .into());
+    }
+    let config = ModelConfig::try_from(model)?;
+    let opened = open(&config)?;
+    let model = &opened.model;
+    let tolerance = tolerance.unwrap_or_else(|| default_tolerance(model, &config.compute));
+    let sequences = sequences::sequences(model, texts.as_deref())?;
+    let traces = device::run(model, &config.compute, &sequences)?;
+    let comparison = compare_all(model, &config.compute, &sequences, &traces)?;
+    let mut out = io::stdout().lock();
+    print_header(&mut out, &opened.name, model, &config.compute, &sequences)?;
+    print_table(&mut out, &comparison)?;
+    let worst = comparison.worst();
+    ensure!(
+        worst <= tolerance,
+        "the largest relative error is {worst:.1e}, above the tolerance of {tolerance:.1e}"
+    );
+    writeln!(out, "every error is within {tolerance:.1e}")?;
+    Ok(())
+}
+
+/// Weights that are rounded differ by half a unit in the last place, which layers and flipped
+/// routes enlarge.
+fn default_tolerance(model: &Model, compute: &ComputeConfig) -> f64 {
+    let kept = dtype(model, compute);
+    if kept == DType::F32 || kept == model.settings.weights_dtype {
+        EXACT
+    } else {
+        ROUNDED
+    }
+}
+
+fn compare_all(
+    model: &Model,
+    compute: &ComputeConfig,
+    sequences: &[Vec<u32>],
+    traces: &[Trace],
+) -> Result<Comparison> {
+    let reference = Reference::new(&model.spec, &model.checkpoint, compute.sequence_capacity);
+    let pooling = model.settings.pooling;
+    let mut comparison = Comparison::new(&model.spec);
+    for (seq, (ids, trace)) in sequences.iter().zip(traces).enumerate() {
+        let want = reference.forward(ids, &vec![0; ids.len()])?;
+        for (step, (found, want)) in trace.layers.iter().zip(&want.layers).enumerate() {
+            comparison.step(step, seq, found, want);
+        }
+        for (layer_idx, want) in &want.routing {
+            if let Some((_, found)) = trace.routing.iter().find(|(idx, _)| idx == layer_idx) {
+                comparison.routing(*layer_idx, found, want);
+            }
+        }
+        comparison.last("final norm", seq, &trace.hidden, &want.hidden);
+        comparison.last(
+            "pooled",
+            seq,
+            &trace.pooled,
+            &reference.pool(&want.hidden, pooling)?,
+        );
+        if let Some(logits) = &trace.logits {
+            let want = reference.logits(&want.hidden, pooling)?;
+            comparison.last("logits", seq, logits, &want);
+        }
+    }
+    Ok(comparison)
+}
+
+fn print_header(
+    out: &mut dyn Write,
+    name: &str,
+    model: &Model,
+    compute: &ComputeConfig,
+    sequences: &[Vec<u32>],
+) -> io::Result<()> {
+    let n_tokens: usize = sequences.iter().map(Vec::len).sum();
+    writeln!(
+        out,
+        "{name}: {} sequences of {n_tokens} tokens as {} on {} ranks, experts {}, {} kernels\n",
+        sequences.len(),
+        dtype(model, compute),
+        compute.n_ranks,
+        compute.strategy,
+        Isa::detect(),
+    )
+}
+
+fn print_table(out: &mut dyn Write, comparison: &Comparison) -> io::Result<()> {
+    let mut table = Table::new([
+        "after",
+        "relative error",
+        "sequence, token, dimension",
+        "same experts",
+    ]);
+    for step in comparison.steps() {
+        let Worst {
+            relative,
+            seq,
+            token,
+            dim,
+        } = step.worst;
+        let agreement = step
+            .agreement
+            .as_ref()
+            .map(Agreement::to_string)
+            .unwrap_or_default();
+        let at = format!("{seq}, {token}, {dim}");
+        table.row([step.name.clone(), format!("{relative:.2e}"), at, agreement]);
+    }
+    table.write(out)?;
+    writeln!(out)
+}

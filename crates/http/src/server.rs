@@ -14,7 +14,7 @@ use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, Any as AnyOf, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, Any as AnyOf, CorsLayer};
 
 use crate::auth::require_key;
 use crate::config::HttpConfig;
@@ -120,6 +120,7 @@ fn layered(router: Router<AppState>, state: AppState) -> Router {
         .with_state(state)
 }
 
+/// Any header is allowed, by repeating what the browser asks for: `*` would leave out `Authorization`.
 fn cors(config: &HttpConfig) -> CorsLayer {
     let origins = match config.cors_allow_origin.as_slice() {
         [] => AllowOrigin::any(),
@@ -128,7 +129,7 @@ fn cors(config: &HttpConfig) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(origins)
         .allow_methods([axum::http::Method::GET, axum::http::Method::POST])
-        .allow_headers(AnyOf)
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(AnyOf)
 }
 

@@ -2,7 +2,7 @@
 
 use tokenizers::{Encoding, PostProcessor, Tokenizer, TruncationDirection, TruncationParams};
 
-use super::cut::{MARGIN, pieces};
+use super::cut::{MARGIN, pieces, shrink};
 use crate::SubmitError;
 
 /// What a client wants run.
@@ -156,14 +156,31 @@ impl Encoder {
 
     /// The tokens of `text`, all of them or clearly more than `room`.
     fn tokens(&self, text: &str, room: usize, side: Direction) -> Result<Tokens, SubmitError> {
-        for piece in pieces(text, room, side) {
-            let encoding = self.tokenizer.encode_fast(piece, false).map_err(failed)?;
-            let whole = piece.len() == text.len();
-            if whole || encoding.len() > room + MARGIN {
-                return Ok(Tokens { encoding, whole });
+        let first = pieces(text, room, side).next().unwrap_or(text);
+        if let Some(tokens) = self.enough_tokens(first, text, room)? {
+            return Ok(tokens);
+        }
+        let shrunk = shrink(text, room, side);
+        for piece in pieces(&shrunk, room, side) {
+            if let Some(mut tokens) = self.enough_tokens(piece, &shrunk, room)? {
+                tokens.whole &= shrunk.len() == text.len();
+                return Ok(tokens);
             }
         }
         unreachable!("the last piece is the whole text")
+    }
+
+    /// The tokens of a piece, if it is the whole text or has clearly more than `room` of them.
+    fn enough_tokens(
+        &self,
+        piece: &str,
+        text: &str,
+        room: usize,
+    ) -> Result<Option<Tokens>, SubmitError> {
+        let encoding = self.tokenizer.encode_fast(piece, false).map_err(failed)?;
+        let whole = piece.len() == text.len();
+        let enough = whole || encoding.len() > room + MARGIN;
+        Ok(enough.then_some(Tokens { encoding, whole }))
     }
 }
 

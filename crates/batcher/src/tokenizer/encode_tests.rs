@@ -196,3 +196,24 @@ fn special_ids_and_decoding() {
     assert_eq!((pieces[1].start, pieces[1].stop), (Some(0), Some(5)));
     assert_eq!((pieces[0].special, pieces[0].start), (true, None));
 }
+
+#[test]
+fn ten_megabytes_without_a_word_do_not_stall() {
+    const UNK: u32 = 1;
+    let cases = [
+        ("x", vec![CLS, UNK, HELLO, SEP]),
+        (" ", vec![CLS, HELLO, SEP]),
+    ];
+    for (filler, expect) in cases {
+        let desert = text(&(filler.repeat(10_000_000) + " hello"));
+        let started = std::time::Instant::now();
+        assert_eq!(
+            encoder()
+                .encode(&desert, None, rule(512))
+                .expect("an encoding")
+                .ids,
+            expect
+        );
+        assert!(started.elapsed() < std::time::Duration::from_secs(2));
+    }
+}

@@ -370,7 +370,10 @@ async fn browsers_may_send_any_header_from_the_allowed_origins() {
     let open = preflight(&Server::new(), "http://a.example").await;
     assert_eq!(open.status, 200);
     assert_eq!(open.header("access-control-allow-origin"), "*");
-    assert_eq!(open.header("access-control-allow-headers"), "*");
+    assert_eq!(
+        open.header("access-control-allow-headers"),
+        "authorization,x-mine"
+    );
     let origin = moeshard_http::HeaderValue::from_static("http://a.example");
     let http = HttpConfig {
         cors_allow_origin: vec![origin],

@@ -13,8 +13,15 @@ fn check(script: &str) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("clients")
         .join(script);
-    let output = Command::new(python).arg(&script).arg(server.url()).output();
-    let output = output.expect("the Python of MOESHARD_PYTHON starts");
+    let mut command = Command::new(python);
+    command.arg(&script).arg(server.url());
+    // A proxy of the environment would not know this server.
+    command
+        .env("NO_PROXY", "127.0.0.1")
+        .env("no_proxy", "127.0.0.1");
+    let output = command
+        .output()
+        .expect("the Python of MOESHARD_PYTHON starts");
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     println!("{stdout}");
     assert!(

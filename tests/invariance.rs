@@ -25,7 +25,9 @@ fn sequences(model: &Model, n: usize, random: &mut Random) -> Vec<Vec<u32>> {
     (0..n)
         .map(|i| {
             let n_tokens = length(i, random);
-            (0..n_tokens).map(|_| random.below(vocab_size) as u32).collect()
+            (0..n_tokens)
+                .map(|_| random.below(vocab_size) as u32)
+                .collect()
         })
         .collect()
 }
@@ -40,7 +42,11 @@ fn a_sequence_alone_and_in_a_bulk_batch_is_bit_for_bit_the_same() {
         let model = open(case);
         let sequences = sequences(&model, 60, &mut Random(1));
         for isa in Isa::available() {
-            let layout = Layout { isa, n_threads: 2, ..Layout::default() };
+            let layout = Layout {
+                isa,
+                n_threads: 2,
+                ..Layout::default()
+            };
             let (together, _) = run(&model.spec, &model.checkpoint, layout, &sequences);
             for (sequence, in_batch) in sequences.iter().zip(&together).step_by(7) {
                 let one = std::slice::from_ref(sequence);
@@ -57,7 +63,11 @@ fn threads_and_repetition_change_no_bit() {
         let model = open(case);
         let sequences = sequences(&model, 20, &mut Random(2));
         let of = |n_threads, n_ranks| {
-            let layout = Layout { n_threads, n_ranks, ..Layout::default() };
+            let layout = Layout {
+                n_threads,
+                n_ranks,
+                ..Layout::default()
+            };
             run(&model.spec, &model.checkpoint, layout, &sequences).0
         };
         for n_ranks in [1, 3] {
@@ -77,7 +87,12 @@ fn a_long_bulk_batch_is_the_same_on_every_world_size() {
         let model = open(case);
         let sequences = sequences(&model, 300, &mut Random(3));
         let of = |n_ranks, strategy| {
-            let layout = Layout { n_ranks, strategy, n_threads: 2, ..Layout::default() };
+            let layout = Layout {
+                n_ranks,
+                strategy,
+                n_threads: 2,
+                ..Layout::default()
+            };
             run(&model.spec, &model.checkpoint, layout, &sequences).0
         };
         let one = of(1, Strategy::Sharded);
@@ -97,12 +112,20 @@ fn more_ranks_than_sequences_and_odd_world_sizes_work() {
     let model = open("switch");
     let one_sequence = &sequences(&model, 2, &mut Random(4))[1..];
     let of = |n_ranks| {
-        let layout = Layout { n_ranks, ..Layout::default() };
+        let layout = Layout {
+            n_ranks,
+            ..Layout::default()
+        };
         run(&model.spec, &model.checkpoint, layout, one_sequence).0
     };
     let solo = of(1);
     // d_ff is 37: 5, 7 and 37 ranks divide it into unequal parts, or into single hidden units.
     for n_ranks in [2, 5, 7, 37] {
-        assert_close(&format!("{n_ranks} ranks"), &of(n_ranks)[0].hidden, &solo[0].hidden, 5e-5);
+        assert_close(
+            &format!("{n_ranks} ranks"),
+            &of(n_ranks)[0].hidden,
+            &solo[0].hidden,
+            5e-5,
+        );
     }
 }

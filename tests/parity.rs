@@ -36,12 +36,20 @@ fn open(case: &str) -> Model {
 
 /// Every world size and dropless strategy that the model's experts allow.
 fn layouts(model: &Model) -> Vec<Layout> {
-    let n_experts = model.spec.expert_layers().next().map(|(_, e)| e.experts.len());
+    let n_experts = model
+        .spec
+        .expert_layers()
+        .next()
+        .map(|(_, e)| e.experts.len());
     let mut layouts = Vec::new();
     for n_ranks in 1..=4 {
         for strategy in [Strategy::Sharded, Strategy::Parallel, Strategy::Replicated] {
             if strategy != Strategy::Parallel || n_experts.is_none_or(|n| n >= n_ranks) {
-                layouts.push(Layout { n_ranks, strategy, ..Layout::default() });
+                layouts.push(Layout {
+                    n_ranks,
+                    strategy,
+                    ..Layout::default()
+                });
             }
         }
     }
@@ -52,10 +60,18 @@ fn check(case: &str, golden: &Golden, runs: &[Run]) {
     for (i, (sequence, run)) in golden.sequences.iter().zip(runs).enumerate() {
         let what = format!("{case}, sequence {i} of {} tokens", sequence.ids.len());
         if let Some(hidden) = &sequence.hidden {
-            assert_close(&format!("{what}: hidden"), &run.hidden, &hidden.concat(), 1e-4);
+            assert_close(
+                &format!("{what}: hidden"),
+                &run.hidden,
+                &hidden.concat(),
+                1e-4,
+            );
         }
-        let embeddings =
-            [&sequence.cls_embedding, &sequence.mean_embedding, &sequence.last_embedding];
+        let embeddings = [
+            &sequence.cls_embedding,
+            &sequence.mean_embedding,
+            &sequence.last_embedding,
+        ];
         for (found, expected) in run.pooled.iter().zip(embeddings) {
             if let Some(expected) = expected {
                 assert_close(&format!("{what}: embedding"), &unit(found), expected, 1e-4);
@@ -74,7 +90,11 @@ fn check(case: &str, golden: &Golden, runs: &[Run]) {
         if let Some(logits) = &sequence.logits {
             assert_close(&format!("{what}: logits"), &run.logits, logits, 1e-4);
         }
-        assert_eq!(run.routing.len(), sequence.routing.len(), "{what}: expert layers");
+        assert_eq!(
+            run.routing.len(),
+            sequence.routing.len(),
+            "{what}: expert layers"
+        );
         for ((layer, routing), expected) in run.routing.iter().zip(&sequence.routing) {
             assert_eq!(*layer, expected.layer, "{what}");
             check_routing(&format!("{what}, layer {layer}"), routing, expected);
@@ -85,9 +105,17 @@ fn check(case: &str, golden: &Golden, runs: &[Run]) {
 /// A dropped choice keeps its expert in the golden and has gate 0.
 fn check_routing(what: &str, routing: &Routing, expected: &LayerRouting) {
     let gates = expected.gate_weight.concat();
-    assert_close(&format!("{what}: gates"), &routing.gate_weight, &gates, 1e-5);
-    for (slot, (&found, expected)) in
-        routing.expert_idx.iter().zip(expected.expert_idx.concat()).enumerate()
+    assert_close(
+        &format!("{what}: gates"),
+        &routing.gate_weight,
+        &gates,
+        1e-5,
+    );
+    for (slot, (&found, expected)) in routing
+        .expert_idx
+        .iter()
+        .zip(expected.expert_idx.concat())
+        .enumerate()
     {
         let dropped = gates[slot] == 0.0;
         let expected = if dropped { Routing::DROPPED } else { expected };
@@ -116,7 +144,11 @@ fn every_kernel_path_matches_the_goldens() {
     for isa in Isa::available() {
         for case in CASES {
             let (model, golden) = (open(case), golden::read(case, "golden.json"));
-            let layout = Layout { isa, n_threads: 3, ..Layout::default() };
+            let layout = Layout {
+                isa,
+                n_threads: 3,
+                ..Layout::default()
+            };
             let (runs, _) = run(&model.spec, &model.checkpoint, layout, &ids(&golden));
             check(&format!("{case} ({isa})"), &golden, &runs);
         }
@@ -133,7 +165,12 @@ fn the_reference_matches_the_goldens_too() {
             let output = reference.forward(&sequence.ids, &types).expect("reference");
             let pooling = model.settings.pooling;
             if let Some(hidden) = &sequence.hidden {
-                assert_close(&format!("{case}: hidden"), &output.hidden, &hidden.concat(), 1e-4);
+                assert_close(
+                    &format!("{case}: hidden"),
+                    &output.hidden,
+                    &hidden.concat(),
+                    1e-4,
+                );
             }
             if let Some(logits) = &sequence.logits {
                 let found = reference.logits(&output.hidden, pooling).expect("logits");
@@ -148,11 +185,17 @@ fn the_reference_matches_the_goldens_too() {
 
 #[test]
 fn capacity_per_sequence_drops_what_transformers_drops() {
-    let (model, golden) = (open("switch"), golden::read("switch", "golden_capacity.json"));
+    let (model, golden) = (
+        open("switch"),
+        golden::read("switch", "golden_capacity.json"),
+    );
     assert!(golden.n_dropped > 100, "the golden drops enough to tell");
     let layouts = layouts(&model);
     for layout in layouts {
-        let layout = Layout { sequence_capacity: golden.expert_capacity, ..layout };
+        let layout = Layout {
+            sequence_capacity: golden.expert_capacity,
+            ..layout
+        };
         let (runs, stats) = run(&model.spec, &model.checkpoint, layout, &ids(&golden));
         check(&format!("capacity ({layout:?})"), &golden, &runs);
         let n_dropped: u64 = stats.iter().map(|s| s.n_dropped).sum();
@@ -172,7 +215,12 @@ fn heads_give_the_probabilities_of_transformers() {
         let (model, golden) = (open(case), golden::read(case, "golden.json"));
         let head = model.spec.head.as_ref().expect("a head");
         assert_eq!(head.problem_type, problem_type, "{case}");
-        let (runs, _) = run(&model.spec, &model.checkpoint, Layout::default(), &ids(&golden));
+        let (runs, _) = run(
+            &model.spec,
+            &model.checkpoint,
+            Layout::default(),
+            &ids(&golden),
+        );
         for (run, sequence) in runs.iter().zip(&golden.sequences) {
             let found = probabilities(&run.logits, problem_type);
             let expected = sequence.probabilities.as_ref().expect("probabilities");
@@ -187,7 +235,11 @@ fn half_precision_weights_that_are_exact_change_nothing() {
     // what is below its normal range.
     for case in ["switch", "nomic_moe", "nllb_moe", "bert_cls"] {
         let (model, golden) = (open(case), golden::read(case, "golden.json"));
-        let layout = |dtype| Layout { dtype, n_ranks: 2, ..Layout::default() };
+        let layout = |dtype| Layout {
+            dtype,
+            n_ranks: 2,
+            ..Layout::default()
+        };
         let of = |dtype| run(&model.spec, &model.checkpoint, layout(dtype), &ids(&golden)).0;
         check(case, &golden, &of(DType::BF16));
         for (half, full) in of(DType::F16).iter().zip(&of(DType::F32)) {
@@ -198,12 +250,18 @@ fn half_precision_weights_that_are_exact_change_nothing() {
 
 #[test]
 fn all_minilm_l6_v2_gives_its_embeddings() {
-    let Some(folder) = moeshard_tests::minilm_folder() else { return };
+    let Some(folder) = moeshard_tests::minilm_folder() else {
+        return;
+    };
     let model = Model::open(&folder).expect("MiniLM");
     assert_eq!(model.settings.max_length, 256);
     let golden = golden::read("minilm", "golden.json");
     for n_ranks in [1, 2] {
-        let layout = Layout { n_ranks, n_threads: 2, ..Layout::default() };
+        let layout = Layout {
+            n_ranks,
+            n_threads: 2,
+            ..Layout::default()
+        };
         let (runs, _) = run(&model.spec, &model.checkpoint, layout, &ids(&golden));
         check("minilm", &golden, &runs);
     }

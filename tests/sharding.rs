@@ -33,15 +33,32 @@ fn each_rank_holds_and_multiplies_its_share_of_every_expert() {
         assert_eq!(experts.d_ff, 40);
     }
     for n_ranks in 1..=4 {
-        let layout = Layout { n_ranks, ..Layout::default() };
+        let layout = Layout {
+            n_ranks,
+            ..Layout::default()
+        };
         let (_, stats) = run(&model.spec, &model.checkpoint, layout, &sequences);
         let total: u64 = stats.iter().map(|s| s.expert_multiply_adds).sum();
-        assert_eq!(total, (n_layers * per_unit * 40) as u64, "all work is done once");
+        assert_eq!(
+            total,
+            (n_layers * per_unit * 40) as u64,
+            "all work is done once"
+        );
         for (rank, stat) in stats.iter().enumerate() {
-            let plan = ShardPlan { strategy: Strategy::Sharded, rank, world_size: n_ranks };
+            let plan = ShardPlan {
+                strategy: Strategy::Sharded,
+                rank,
+                world_size: n_ranks,
+            };
             let units = plan.hidden_units(0, 5, 40).len();
-            assert!(units.abs_diff(40 / n_ranks) <= TILE, "rank {rank} of {n_ranks}: {units}");
-            assert_eq!(stat.expert_multiply_adds, (n_layers * per_unit * units) as u64);
+            assert!(
+                units.abs_diff(40 / n_ranks) <= TILE,
+                "rank {rank} of {n_ranks}: {units}"
+            );
+            assert_eq!(
+                stat.expert_multiply_adds,
+                (n_layers * per_unit * units) as u64
+            );
             // Panels of sixteen outputs are padded; W_out's inputs are not.
             let bytes = 5 * 4 * 48 * (units.next_multiple_of(TILE) + units) * n_layers;
             assert_eq!(stat.expert_bytes, bytes as u64, "rank {rank} of {n_ranks}");
@@ -54,7 +71,10 @@ fn a_rank_reads_only_its_slices() {
     let bytes_read = |n_ranks| {
         let (model, sequences) = nomic();
         let before = model.checkpoint.n_bytes_read();
-        let layout = Layout { n_ranks, ..Layout::default() };
+        let layout = Layout {
+            n_ranks,
+            ..Layout::default()
+        };
         run(&model.spec, &model.checkpoint, layout, &sequences);
         model.checkpoint.n_bytes_read() - before
     };
@@ -63,7 +83,10 @@ fn a_rank_reads_only_its_slices() {
     let other_bytes = bytes_read(1) - expert_bytes;
     assert!(bytes_read(1) <= model.checkpoint.n_bytes());
     for n_ranks in 2..=4 {
-        assert_eq!(bytes_read(n_ranks), expert_bytes + n_ranks as u64 * other_bytes);
+        assert_eq!(
+            bytes_read(n_ranks),
+            expert_bytes + n_ranks as u64 * other_bytes
+        );
     }
 }
 
@@ -71,9 +94,19 @@ fn a_rank_reads_only_its_slices() {
 fn parallel_work_follows_the_routing_and_sharded_work_does_not() {
     let (model, sequences) = nomic();
     let work = |strategy| {
-        let layout = Layout { n_ranks: 2, strategy, ..Layout::default() };
+        let layout = Layout {
+            n_ranks: 2,
+            strategy,
+            ..Layout::default()
+        };
         let (runs, stats) = run(&model.spec, &model.checkpoint, layout, &sequences);
-        (runs, stats.iter().map(|s| s.expert_multiply_adds).collect::<Vec<_>>())
+        (
+            runs,
+            stats
+                .iter()
+                .map(|s| s.expert_multiply_adds)
+                .collect::<Vec<_>>(),
+        )
     };
     let (runs, parallel) = work(Strategy::Parallel);
     let n_of_first_rank = runs
@@ -81,12 +114,19 @@ fn parallel_work_follows_the_routing_and_sharded_work_does_not() {
         .flat_map(|run| &run.routing)
         .flat_map(|(_, routing)| &routing.expert_idx)
         .filter(|&&e| {
-            let plan = ShardPlan { strategy: Strategy::Parallel, rank: 0, world_size: 2 };
+            let plan = ShardPlan {
+                strategy: Strategy::Parallel,
+                rank: 0,
+                world_size: 2,
+            };
             !plan.hidden_units(e as usize, 5, 40).is_empty()
         })
         .count();
     assert_eq!(parallel[0], (n_of_first_rank * 2 * 40 * 48) as u64);
-    assert_ne!(parallel[0], parallel[1], "5 experts over 2 ranks cannot be even");
+    assert_ne!(
+        parallel[0], parallel[1],
+        "5 experts over 2 ranks cannot be even"
+    );
     // 40 units are 2½ tiles: 16 and 24.
     let (_, sharded) = work(Strategy::Sharded);
     assert_eq!(sharded[0] * 24, sharded[1] * 16);
@@ -96,26 +136,46 @@ fn parallel_work_follows_the_routing_and_sharded_work_does_not() {
 fn a_batch_capacity_drops_the_overflow_and_counts_it_once() {
     let (model, sequences) = nomic();
     let n_tokens: usize = sequences.iter().map(Vec::len).sum();
-    let dropless = run(&model.spec, &model.checkpoint, Layout::default(), &sequences).0;
+    let dropless = run(
+        &model.spec,
+        &model.checkpoint,
+        Layout::default(),
+        &sequences,
+    )
+    .0;
     for factor in [0.5, 1.0] {
         let strategy = Strategy::Capacity { factor };
         let capacity = strategy.batch_capacity(n_tokens, 2, 5).expect("a capacity") as u64;
         let mut seen = None;
         for n_ranks in 1..=4 {
-            let layout = Layout { n_ranks, strategy, ..Layout::default() };
+            let layout = Layout {
+                n_ranks,
+                strategy,
+                ..Layout::default()
+            };
             let (runs, stats) = run(&model.spec, &model.checkpoint, layout, &sequences);
             let n_dropped: u64 = stats.iter().map(|s| s.n_dropped).sum();
             let n_run: u64 = stats.iter().map(|s| s.expert_multiply_adds).sum();
             let n_slots = 2 * 2 * n_tokens as u64;
             assert_eq!(n_run / (2 * 40 * 48) + n_dropped, n_slots, "run or dropped");
-            assert!(n_run / (2 * 40 * 48) <= 2 * 5 * capacity, "no expert over its capacity");
+            assert!(
+                n_run / (2 * 40 * 48) <= 2 * 5 * capacity,
+                "no expert over its capacity"
+            );
             // The first layer routes as without a capacity: its overflow is known.
             let mut load = [0_u64; 5];
             for run in &dropless {
-                run.routing[0].1.expert_idx.iter().for_each(|&e| load[e as usize] += 1);
+                run.routing[0]
+                    .1
+                    .expert_idx
+                    .iter()
+                    .for_each(|&e| load[e as usize] += 1);
             }
             let first: u64 = load.iter().map(|n| n.saturating_sub(capacity)).sum();
-            assert!(n_dropped >= first && first > 0, "{n_dropped} of at least {first}");
+            assert!(
+                n_dropped >= first && first > 0,
+                "{n_dropped} of at least {first}"
+            );
             // Which tokens overflow depends on the placement, so only one rank count can agree
             // with itself.
             let again = run_counts(&model, layout, &sequences);
@@ -160,7 +220,11 @@ impl Collective for Forgetful {
         recv: &mut [f32],
     ) -> Result<(), CollectiveError> {
         let nothing = vec![0.0; send.len()];
-        let send = if self.rank() == self.forgotten { &nothing } else { send };
+        let send = if self.rank() == self.forgotten {
+            &nothing
+        } else {
+            send
+        };
         self.end.reduce_scatter(send, counts, recv)
     }
     fn all_reduce(&self, data: &mut [f32]) -> Result<(), CollectiveError> {
@@ -174,18 +238,30 @@ impl Collective for Forgetful {
 #[test]
 fn leaving_out_one_ranks_contribution_changes_the_answer() {
     let (model, sequences) = nomic();
-    let whole = run(&model.spec, &model.checkpoint, Layout::default(), &sequences).0;
+    let whole = run(
+        &model.spec,
+        &model.checkpoint,
+        Layout::default(),
+        &sequences,
+    )
+    .0;
     for n_ranks in 2..=4 {
         for forgotten in 0..n_ranks {
             let ends = in_process(n_ranks, Duration::from_secs(60))
                 .into_iter()
                 .map(|end| Box::new(Forgetful { end, forgotten }) as Box<dyn Collective>)
                 .collect();
-            let layout = Layout { n_ranks, ..Layout::default() };
+            let layout = Layout {
+                n_ranks,
+                ..Layout::default()
+            };
             let (runs, _) = run_over(&model.spec, &model.checkpoint, layout, &sequences, ends);
             for (run, whole) in runs.iter().zip(&whole) {
                 let (error, _) = max_abs_error(&unit(&run.pooled[1]), &unit(&whole.pooled[1]));
-                assert!(error > 1e-2, "rank {forgotten} of {n_ranks} made no difference: {error}");
+                assert!(
+                    error > 1e-2,
+                    "rank {forgotten} of {n_ranks} made no difference: {error}"
+                );
             }
         }
     }
@@ -204,7 +280,9 @@ fn sparse(model: &Model, file: &std::path::Path) -> (EncoderSpec, Checkpoint) {
     let mut random = Random(7);
     let mut spec = model.spec.clone();
     for (i, layer) in spec.layers.iter_mut().enumerate() {
-        let FfnSpec::Dense(dense) = &layer.ffn else { continue };
+        let FfnSpec::Dense(dense) = &layer.ffn else {
+            continue;
+        };
         let prefix = format!("sparse.{i}");
         layer.ffn = FfnSpec::Experts(copies(dense, &prefix, &mut tensors, &mut random));
     }
@@ -216,7 +294,10 @@ fn sparse(model: &Model, file: &std::path::Path) -> (EncoderSpec, Checkpoint) {
         })
         .collect();
     let views = bytes.iter().map(|(name, (shape, data))| {
-        (name.clone(), TensorView::new(Dtype::F32, shape.clone(), data).expect("view"))
+        (
+            name.clone(),
+            TensorView::new(Dtype::F32, shape.clone(), data).expect("view"),
+        )
     });
     serialize_to_file(views, None, file).expect("write");
     let checkpoint = Checkpoint::open(file.parent().expect("folder")).expect("open");
@@ -232,9 +313,14 @@ fn copies(
     const N_EXPERTS: usize = 8;
     let (d_ff, d_model) = (dense.up.n_out, dense.up.n_in);
     let data = |name: &str| tensors[name].1.clone();
-    let (w_in, w_out) =
-        (data(&dense.up.weights[0].tensor.name), data(&dense.down.weights[0].tensor.name));
-    let (b_in, b_out) = (data(&dense.up.biases[0].name), data(&dense.down.biases[0].name));
+    let (w_in, w_out) = (
+        data(&dense.up.weights[0].tensor.name),
+        data(&dense.down.weights[0].tensor.name),
+    );
+    let (b_in, b_out) = (
+        data(&dense.up.biases[0].name),
+        data(&dense.down.biases[0].name),
+    );
     let mut experts = Vec::new();
     for e in 0..N_EXPERTS {
         let order = random.permutation(d_ff);
@@ -243,12 +329,20 @@ fn copies(
             tensors.insert(name.clone(), (shape, data));
             TensorRef::new(name)
         };
-        let rows = order.iter().flat_map(|&u| &w_in[u * d_model..(u + 1) * d_model]).copied();
-        let columns =
-            (0..d_model).flat_map(|o| order.iter().map(move |&u| (o, u))).map(|(o, u)| w_out[o * d_ff + u]);
+        let rows = order
+            .iter()
+            .flat_map(|&u| &w_in[u * d_model..(u + 1) * d_model])
+            .copied();
+        let columns = (0..d_model)
+            .flat_map(|o| order.iter().map(move |&u| (o, u)))
+            .map(|(o, u)| w_out[o * d_ff + u]);
         experts.push(ExpertSpec {
             w_in: MatrixRef::out_in(put("w_in", vec![d_ff, d_model], rows.collect())),
-            b_in: Some(put("b_in", vec![d_ff], order.iter().map(|&u| b_in[u]).collect())),
+            b_in: Some(put(
+                "b_in",
+                vec![d_ff],
+                order.iter().map(|&u| b_in[u]).collect(),
+            )),
             w_out: MatrixRef::out_in(put("w_out", vec![d_model, d_ff], columns.collect())),
             b_out: Some(put("b_out", vec![d_model], b_out.clone())),
         });
@@ -259,7 +353,10 @@ fn copies(
     ExpertsSpec {
         d_ff,
         router: MatrixRef::out_in(TensorRef::new(router)),
-        rule: RouterRule { top_k: 2, normalize: true },
+        rule: RouterRule {
+            top_k: 2,
+            normalize: true,
+        },
         activation: dense.activation,
         experts,
         output_scale: 1.0,
@@ -269,7 +366,9 @@ fn copies(
 
 #[test]
 fn minilm_made_sparse_gives_minilms_embeddings() {
-    let Some(folder) = moeshard_tests::minilm_folder() else { return };
+    let Some(folder) = moeshard_tests::minilm_folder() else {
+        return;
+    };
     let model = Model::open(&folder).expect("MiniLM");
     check_sparse(&model, &golden::read("minilm", "golden.json"), 1e-4);
 }
@@ -286,13 +385,23 @@ fn check_sparse(model: &Model, golden: &golden::Golden, tolerance: f32) {
     let sequences: Vec<_> = golden.sequences.iter().map(|s| s.ids.clone()).collect();
     for strategy in [Strategy::Sharded, Strategy::Parallel, Strategy::Replicated] {
         for n_ranks in 1..=4 {
-            let layout = Layout { n_ranks, strategy, n_threads: 2, ..Layout::default() };
+            let layout = Layout {
+                n_ranks,
+                strategy,
+                n_threads: 2,
+                ..Layout::default()
+            };
             let (runs, stats) = run(&spec, &checkpoint, layout, &sequences);
             let busy = stats.iter().filter(|s| s.expert_multiply_adds > 0).count();
             assert_eq!(busy, n_ranks, "every rank works");
             for (run, sequence) in runs.iter().zip(&golden.sequences) {
                 let expected = sequence.mean_embedding.as_ref().expect("mean");
-                assert_close(&format!("{layout:?}"), &unit(&run.pooled[1]), expected, tolerance);
+                assert_close(
+                    &format!("{layout:?}"),
+                    &unit(&run.pooled[1]),
+                    expected,
+                    tolerance,
+                );
             }
         }
     }

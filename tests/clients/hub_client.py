@@ -18,6 +18,8 @@ for address in [url, url + "/embed"]:
     assert abs(math.hypot(*raw[0]) - 1) > 1e-3
     cut = client.feature_extraction(texts[0], truncate=True, truncation_direction="left")
     assert cut.shape == one.shape
+several = client.feature_extraction(texts, dimensions=16)
+assert several.shape == (2, 16), several.shape
 client = InferenceClient(base_url=url)
 assert abs(client.feature_extraction(texts[0]) - one).max() < 1e-5
 

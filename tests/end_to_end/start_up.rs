@@ -189,5 +189,5 @@ fn gpus_where_there_are_none() {
         println!("skipped: this machine has a GPU");
         return;
     }
-    assert_refused(&["--gpus", "1"], &["GPU"]);
+    assert_refused(&["--gpus", "1"], &["no NVIDIA driver", "--device cpu"]);
 }

@@ -15,8 +15,7 @@ pub fn max_abs_error(found: &[f32], expected: &[f32]) -> (f32, usize) {
     let mut worst = (0.0, 0);
     for (i, (&a, &b)) in found.iter().zip(expected).enumerate() {
         let error = (a - b).abs();
-        // A NaN compares as larger than everything.
-        if !(error <= worst.0) {
+        if error > worst.0 || error.is_nan() {
             worst = (error, i);
         }
     }
@@ -41,7 +40,10 @@ pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32)
 /// The cosine of the angle between two vectors.
 pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |x: &[f32], y: &[f32]| -> f64 {
-        x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
+        x.iter()
+            .zip(y)
+            .map(|(&x, &y)| f64::from(x) * f64::from(y))
+            .sum()
     };
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }

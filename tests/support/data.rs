@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 /// The folder that `MOESHARD_DATA` names; without it a test says that it was skipped.
 pub fn folder() -> Option<PathBuf> {
     let folder = std::env::var_os("MOESHARD_DATA").map(PathBuf::from);
-    let shown = folder.as_ref().map_or("$MOESHARD_DATA".into(), |f| f.display().to_string());
+    let shown = folder
+        .as_ref()
+        .map_or("$MOESHARD_DATA".into(), |f| f.display().to_string());
     let folder = folder.filter(|f| f.join("text").is_dir());
     if folder.is_none() {
         println!("skipped: no data at {shown}");
@@ -51,9 +53,13 @@ pub fn banking77_test(folder: &Path) -> Vec<(String, String)> {
 }
 
 fn rows(path: &Path, has_headers: bool) -> Vec<Vec<String>> {
-    let reader = csv::ReaderBuilder::new().has_headers(has_headers).from_path(path);
+    let reader = csv::ReaderBuilder::new()
+        .has_headers(has_headers)
+        .from_path(path);
     let mut reader = reader.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let rows = reader.records().map(|row| row.expect("a row").iter().map(str::to_owned).collect());
+    let rows = reader
+        .records()
+        .map(|row| row.expect("a row").iter().map(str::to_owned).collect());
     rows.collect()
 }
 
@@ -74,7 +80,10 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     let mut first = 0;
     while first < order.len() {
         let value = values[order[first]];
-        let last = (first..order.len()).take_while(|&i| values[order[i]] == value).count() + first;
+        let last = (first..order.len())
+            .take_while(|&i| values[order[i]] == value)
+            .count()
+            + first;
         for &i in &order[first..last] {
             ranks[i] = (first + last - 1) as f64 / 2.0;
         }

@@ -60,7 +60,9 @@ pub struct LayerRouting {
 
 /// The folder of a case.
 pub fn folder(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens").join(case)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("goldens")
+        .join(case)
 }
 
 /// Reads `file` of a case.

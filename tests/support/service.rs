@@ -41,7 +41,8 @@ impl Service {
             sequence_capacity: None,
             isa: Isa::detect(),
         };
-        let engine = CpuEngine::start(Arc::clone(&model), config, Arc::new(|_| {})).expect("engine");
+        let engine =
+            CpuEngine::start(Arc::clone(&model), config, &(Arc::new(|_| {}) as _)).expect("engine");
         let tokenizer = model.tokenizer_json.as_deref().expect("tokenizer.json");
         let info = ModelInfo {
             d_model: model.spec.d_model,
@@ -50,12 +51,21 @@ impl Service {
             labels: model.spec.head.as_ref().map(|h| h.labels.clone()),
             ..ModelInfo::default()
         };
-        let config = BatcherConfig { max_queue_tokens: usize::MAX, ..BatcherConfig::default() };
+        let config = BatcherConfig {
+            max_queue_tokens: usize::MAX,
+            ..BatcherConfig::default()
+        };
         let pool = TokenizerPool::from_json(tokenizer, 2).expect("tokenizer");
         let (handle, worker) = pair(Arc::new(engine), pool, info, config);
         worker.spawn().expect("worker");
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
-        Self { handle, model, runtime }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("runtime");
+        Self {
+            handle,
+            model,
+            runtime,
+        }
     }
 
     /// Runs a task on every text.
@@ -65,7 +75,9 @@ impl Service {
     pub fn run(&self, texts: &[String], task: Task) -> Vec<Answer> {
         let inputs = texts.iter().map(|t| Input::Text(t.clone())).collect();
         let options = Options::new(task);
-        self.runtime.block_on(self.handle.submit_all(inputs, &options)).expect("answers")
+        self.runtime
+            .block_on(self.handle.submit_all(inputs, &options))
+            .expect("answers")
     }
 
     /// Token ids of every text, special tokens included, cut to the model's length.
@@ -75,8 +87,15 @@ impl Service {
     pub fn ids(&self, texts: &[String]) -> Vec<Vec<u32>> {
         let max_length = self.model.settings.max_length;
         let ids = |text: &String| {
-            let pieces = self.runtime.block_on(self.handle.tokenize(text.clone(), true));
-            pieces.expect("ids").iter().map(|piece| piece.id).take(max_length).collect()
+            let pieces = self
+                .runtime
+                .block_on(self.handle.tokenize(text.clone(), true));
+            pieces
+                .expect("ids")
+                .iter()
+                .map(|piece| piece.id)
+                .take(max_length)
+                .collect()
         };
         texts.iter().map(ids).collect()
     }

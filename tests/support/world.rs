@@ -68,7 +68,10 @@ pub fn run(
 ) -> (Vec<Run>, Vec<DeviceStats>) {
     let ends: Vec<Box<dyn Collective>> = match layout.n_ranks {
         1 => vec![Box::new(Solo)],
-        n => in_process(n, Duration::from_secs(300)).into_iter().map(|e| Box::new(e) as _).collect(),
+        n => in_process(n, Duration::from_secs(300))
+            .into_iter()
+            .map(|e| Box::new(e) as _)
+            .collect(),
     };
     run_over(spec, checkpoint, layout, sequences, ends)
 }
@@ -86,8 +89,10 @@ pub fn run_over(
 ) -> (Vec<Run>, Vec<DeviceStats>) {
     let lengths: Vec<_> = sequences.iter().map(Vec::len).collect();
     let placed = place(&lengths, layout.n_ranks);
-    let counts: Arc<[usize]> =
-        placed.iter().map(|seqs| seqs.iter().map(|&s| lengths[s]).sum()).collect();
+    let counts: Arc<[usize]> = placed
+        .iter()
+        .map(|seqs| seqs.iter().map(|&s| lengths[s]).sum())
+        .collect();
     let mut runs = vec![Run::default(); sequences.len()];
     let mut stats = Vec::new();
     let of_ranks: Vec<_> = std::thread::scope(|scope| {
@@ -100,7 +105,10 @@ pub fn run_over(
                 scope.spawn(move || rank(spec, checkpoint, layout, &mine, &counts, end))
             })
             .collect();
-        threads.into_iter().map(|t| t.join().expect("a rank failed")).collect()
+        threads
+            .into_iter()
+            .map(|t| t.join().expect("a rank failed"))
+            .collect()
     });
     for (seqs, (of_rank, stat)) in placed.iter().zip(of_ranks) {
         for (&seq, run) in seqs.iter().zip(of_rank) {
@@ -119,9 +127,28 @@ fn rank(
     n_tokens_per_rank: &[usize],
     end: Box<dyn Collective>,
 ) -> (Vec<Run>, DeviceStats) {
-    let Layout { n_ranks, strategy, isa, dtype, n_threads, sequence_capacity } = layout;
-    let plan = ShardPlan { strategy, rank: end.rank(), world_size: n_ranks };
-    let device = CpuDevice::new(CpuConfig { dtype, n_threads, isa }, end).expect("device");
+    let Layout {
+        n_ranks,
+        strategy,
+        isa,
+        dtype,
+        n_threads,
+        sequence_capacity,
+    } = layout;
+    let plan = ShardPlan {
+        strategy,
+        rank: end.rank(),
+        world_size: n_ranks,
+    };
+    let device = CpuDevice::new(
+        CpuConfig {
+            dtype,
+            n_threads,
+            isa,
+        },
+        end,
+    )
+    .expect("device");
     let encoder = Encoder::load(device, spec, checkpoint, plan, sequence_capacity, &|_| {});
     let encoder = encoder.unwrap_or_else(|e| panic!("cannot load: {e}"));
     let ids = sequences.concat();
@@ -130,8 +157,12 @@ fn rank(
         cu_seqlens.push(cu_seqlens[cu_seqlens.len() - 1] + sequence.len());
     }
     let type_ids = vec![0; ids.len()];
-    let batch =
-        RankBatch { ids: &ids, type_ids: &type_ids, cu_seqlens: &cu_seqlens, n_tokens_per_rank };
+    let batch = RankBatch {
+        ids: &ids,
+        type_ids: &type_ids,
+        cu_seqlens: &cu_seqlens,
+        n_tokens_per_rank,
+    };
     let mut routing = Vec::new();
     let hidden = encoder
         .forward_traced(&batch, &mut |step| {
@@ -144,15 +175,22 @@ fn rank(
     let pooled = [Pooling::Cls, Pooling::Mean, Pooling::LastToken]
         .map(|p| encoder.pool(&hidden, &cu_seqlens, p).expect("pool"));
     let logits = match spec.head {
-        Some(_) => encoder.logits(&hidden, &cu_seqlens, Pooling::Mean).expect("logits"),
+        Some(_) => encoder
+            .logits(&hidden, &cu_seqlens, Pooling::Mean)
+            .expect("logits"),
         None => Vec::new(),
     };
     let hidden = encoder.device().to_host(&hidden).expect("to_host");
     let (d, n_labels) = (spec.d_model, spec.head.as_ref().map_or(0, |h| h.out.n_out));
     let runs = cu_seqlens.windows(2).enumerate().map(|(seq, w)| Run {
         hidden: hidden[w[0] * d..w[1] * d].to_vec(),
-        routing: routing.iter().map(|(layer, r)| (*layer, part(r, w[0], w[1]))).collect(),
-        pooled: pooled.each_ref().map(|p| p[seq * d..(seq + 1) * d].to_vec()),
+        routing: routing
+            .iter()
+            .map(|(layer, r)| (*layer, part(r, w[0], w[1])))
+            .collect(),
+        pooled: pooled
+            .each_ref()
+            .map(|p| p[seq * d..(seq + 1) * d].to_vec()),
         logits: logits[seq * n_labels..(seq + 1) * n_labels].to_vec(),
     });
     (runs.collect(), encoder.device().stats())

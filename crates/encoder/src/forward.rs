@@ -59,7 +59,13 @@ impl<D: Device> Encoder<D> {
         progress: &dyn Fn(u64),
     ) -> Result<Self, EncoderError> {
         let weights = Weights::load(&device, spec, checkpoint, plan, progress)?;
-        Ok(Self { device, spec: spec.clone(), weights, plan, sequence_capacity })
+        Ok(Self {
+            device,
+            spec: spec.clone(),
+            weights,
+            plan,
+            sequence_capacity,
+        })
     }
 
     /// The device that holds the weights.
@@ -95,12 +101,20 @@ impl<D: Device> Encoder<D> {
     ) -> Result<D::Tensor, EncoderError> {
         self.check(batch)?;
         let mut x = self.embed(batch)?;
-        trace(Step { layer_idx: None, hidden: &x, routing: None })?;
+        trace(Step {
+            layer_idx: None,
+            hidden: &x,
+            routing: None,
+        })?;
         for (layer_idx, layer) in self.weights.layers.iter().enumerate() {
             let routing;
             (x, routing) = self.layer(layer, &x, batch)?;
             let routing = routing.as_ref();
-            trace(Step { layer_idx: Some(layer_idx), hidden: &x, routing })?;
+            trace(Step {
+                layer_idx: Some(layer_idx),
+                hidden: &x,
+                routing,
+            })?;
         }
         if let Some(norm) = &self.weights.final_norm {
             x = self.device.norm(&x, norm)?;
@@ -134,7 +148,9 @@ impl<D: Device> Encoder<D> {
     ) -> Result<Vec<f32>, EncoderError> {
         let head = self.weights.head.as_ref().ok_or(EncoderError::NoHead)?;
         let own = self.spec.head.as_ref().and_then(|head| head.pooling);
-        let mut x = self.device.pool(hidden, cu_seqlens, own.unwrap_or(pooling))?;
+        let mut x = self
+            .device
+            .pool(hidden, cu_seqlens, own.unwrap_or(pooling))?;
         if let Some((dense, activation)) = &head.dense {
             x = self.linear(&x, dense, *activation, None)?;
         }
@@ -155,19 +171,28 @@ impl<D: Device> Encoder<D> {
         if let Some(&id) = batch.ids.iter().find(|&&id| id as usize >= vocab_size) {
             return Err(EncoderError::TokenId { id, vocab_size });
         }
-        let longest = batch.cu_seqlens.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
+        let longest = batch
+            .cu_seqlens
+            .windows(2)
+            .map(|w| w[1] - w[0])
+            .max()
+            .unwrap_or(0);
         match self.spec.max_positions {
-            Some(max_length) if longest > max_length => {
-                Err(EncoderError::TooLong { n_tokens: longest, max_length })
-            }
+            Some(max_length) if longest > max_length => Err(EncoderError::TooLong {
+                n_tokens: longest,
+                max_length,
+            }),
             _ => Ok(()),
         }
     }
 
     fn embed(&self, batch: &RankBatch<'_>) -> DeviceResult<D::Tensor> {
         let (spec, weights) = (&self.spec.embedding, &self.weights.embedding);
-        let mut tables =
-            vec![EmbeddingRows { table: &weights.word, row_idx: batch.ids, scale: spec.scale }];
+        let mut tables = vec![EmbeddingRows {
+            table: &weights.word,
+            row_idx: batch.ids,
+            scale: spec.scale,
+        }];
         let offset = match spec.position {
             PositionEmbedding::Learned { offset, .. } => offset,
             // The table starts at the offset.
@@ -175,14 +200,25 @@ impl<D: Device> Encoder<D> {
         };
         let positions = positions(batch.cu_seqlens, offset);
         if let Some(table) = &weights.position {
-            tables.push(EmbeddingRows { table, row_idx: &positions, scale: 1.0 });
+            tables.push(EmbeddingRows {
+                table,
+                row_idx: &positions,
+                scale: 1.0,
+            });
         }
         // A model with one segment gives it to every token.
         let n_types = spec.token_type.as_ref().map_or(0, |(_, n)| *n as u32);
-        let type_ids: Vec<u32> =
-            batch.type_ids.iter().map(|&t| t.min(n_types.saturating_sub(1))).collect();
+        let type_ids: Vec<u32> = batch
+            .type_ids
+            .iter()
+            .map(|&t| t.min(n_types.saturating_sub(1)))
+            .collect();
         if let Some(table) = &weights.token_type {
-            tables.push(EmbeddingRows { table, row_idx: &type_ids, scale: 1.0 });
+            tables.push(EmbeddingRows {
+                table,
+                row_idx: &type_ids,
+                scale: 1.0,
+            });
         }
         let x = self.device.embed(&tables)?;
         match &weights.norm {
@@ -224,8 +260,15 @@ impl<D: Device> Encoder<D> {
     ) -> DeviceResult<D::Tensor> {
         let qkv = self.linear(x, &layer.qkv, Activation::Identity, None)?;
         let bias = self.weights.relative_bias.as_ref();
-        let heads = self.device.attention(&qkv, batch.cu_seqlens, &self.spec.attention, bias)?;
-        self.linear(&heads, &layer.attention_out, Activation::Identity, Some(residual))
+        let heads = self
+            .device
+            .attention(&qkv, batch.cu_seqlens, &self.spec.attention, bias)?;
+        self.linear(
+            &heads,
+            &layer.attention_out,
+            Activation::Identity,
+            Some(residual),
+        )
     }
 
     /// `residual + ffn(x)`
@@ -237,15 +280,31 @@ impl<D: Device> Encoder<D> {
         batch: &RankBatch<'_>,
     ) -> DeviceResult<(D::Tensor, Option<D::Routing>)> {
         match ffn {
-            Ffn::Dense { up, gate: None, down, activation } => {
+            Ffn::Dense {
+                up,
+                gate: None,
+                down,
+                activation,
+            } => {
                 let h = self.linear(x, up, *activation, None)?;
-                Ok((self.linear(&h, down, Activation::Identity, Some(residual))?, None))
+                Ok((
+                    self.linear(&h, down, Activation::Identity, Some(residual))?,
+                    None,
+                ))
             }
-            Ffn::Dense { up, gate: Some(gate), down, activation } => {
+            Ffn::Dense {
+                up,
+                gate: Some(gate),
+                down,
+                activation,
+            } => {
                 let value = self.linear(x, up, Activation::Identity, None)?;
                 let gate = self.linear(x, gate, *activation, None)?;
                 let h = self.device.multiply(&value, &gate)?;
-                Ok((self.linear(&h, down, Activation::Identity, Some(residual))?, None))
+                Ok((
+                    self.linear(&h, down, Activation::Identity, Some(residual))?,
+                    None,
+                ))
             }
             Ffn::Experts(layer) => {
                 let (y, routing) = self.expert_layer(layer, x, batch)?;
@@ -291,11 +350,18 @@ impl<D: Device> Encoder<D> {
         routing: &mut D::Routing,
         n_tokens: usize,
     ) -> DeviceResult<()> {
-        let ExpertLayer { n_experts, rule, .. } = layer;
-        match self.plan.strategy.batch_capacity(n_tokens, rule.top_k, *n_experts) {
+        let ExpertLayer {
+            n_experts, rule, ..
+        } = layer;
+        match self
+            .plan
+            .strategy
+            .batch_capacity(n_tokens, rule.top_k, *n_experts)
+        {
             Some(capacity) => {
                 let counted = self.plan.rank == 0;
-                self.device.limit_capacity(routing, &[0, n_tokens], capacity, counted)
+                self.device
+                    .limit_capacity(routing, &[0, n_tokens], capacity, counted)
             }
             None => Ok(()),
         }
@@ -308,11 +374,20 @@ impl<D: Device> Encoder<D> {
         activation: Activation,
         residual: Option<&D::Tensor>,
     ) -> DeviceResult<D::Tensor> {
-        self.device.linear(x, &linear.weight, linear.bias.as_ref(), activation, residual)
+        self.device.linear(
+            x,
+            &linear.weight,
+            linear.bias.as_ref(),
+            activation,
+            residual,
+        )
     }
 }
 
 /// Position of every token within its sequence, plus `offset`.
 fn positions(cu_seqlens: &[usize], offset: usize) -> Vec<u32> {
-    cu_seqlens.windows(2).flat_map(|w| (0..w[1] - w[0]).map(|p| (p + offset) as u32)).collect()
+    cu_seqlens
+        .windows(2)
+        .flat_map(|w| (0..w[1] - w[0]).map(|p| (p + offset) as u32))
+        .collect()
 }

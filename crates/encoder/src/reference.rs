@@ -41,7 +41,11 @@ impl<'a> Reference<'a> {
         checkpoint: &'a Checkpoint,
         sequence_capacity: Option<usize>,
     ) -> Self {
-        Self { spec, checkpoint, sequence_capacity }
+        Self {
+            spec,
+            checkpoint,
+            sequence_capacity,
+        }
     }
 
     /// Runs one sequence.
@@ -62,7 +66,11 @@ impl<'a> Reference<'a> {
         if let Some(norm) = &self.spec.final_norm {
             x = self.norm(norm, &x)?;
         }
-        Ok(ReferenceOutput { layers, hidden: flat(&x)?, routing })
+        Ok(ReferenceOutput {
+            layers,
+            hidden: flat(&x)?,
+            routing,
+        })
     }
 
     /// One pooled vector of `[n_tokens · d_model]` hidden states.
@@ -78,7 +86,9 @@ impl<'a> Reference<'a> {
     /// # Errors
     /// If the model has no head.
     pub fn logits(&self, hidden: &[f32], pooling: Pooling) -> Result<Vec<f32>> {
-        let Some(head) = &self.spec.head else { candle_core::bail!("the model has no head") };
+        let Some(head) = &self.spec.head else {
+            candle_core::bail!("the model has no head")
+        };
         let mut x = self.pooled(hidden, head.pooling.unwrap_or(pooling))?;
         if let Some((dense, activation)) = &head.dense {
             x = activate(*activation, &self.linear(dense, &x)?)?;
@@ -102,7 +112,8 @@ impl<'a> Reference<'a> {
     fn embed(&self, ids: &[u32], type_ids: &[u32]) -> Result<Tensor> {
         let spec = &self.spec.embedding;
         let rows = |table: &TensorRef, idx: &[u32]| {
-            self.tensor(table)?.index_select(&Tensor::new(idx, &Device::Cpu)?, 0)
+            self.tensor(table)?
+                .index_select(&Tensor::new(idx, &Device::Cpu)?, 0)
         };
         let mut x = (rows(&spec.word, ids)? * f64::from(spec.scale))?;
         match &spec.position {
@@ -116,7 +127,10 @@ impl<'a> Reference<'a> {
             }
         }
         if let Some((table, n_rows)) = &spec.token_type {
-            let idx: Vec<u32> = type_ids.iter().map(|&t| t.min(*n_rows as u32 - 1)).collect();
+            let idx: Vec<u32> = type_ids
+                .iter()
+                .map(|&t| t.min(*n_rows as u32 - 1))
+                .collect();
             x = (x + rows(table, &idx)?)?;
         }
         match &spec.norm {
@@ -149,11 +163,18 @@ impl<'a> Reference<'a> {
 
     /// `softmax(scale · q · kᵀ + bias) · v`, then the output projection.
     fn attention(&self, layer: &LayerSpec, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let AttentionShape { n_heads, head_dim, scale, position } = self.spec.attention;
+        let AttentionShape {
+            n_heads,
+            head_dim,
+            scale,
+            position,
+        } = self.spec.attention;
         let n_tokens = x.dim(0)?;
         // [n_tokens, 3 · n_heads · head_dim] -> [3, n_heads, n_tokens, head_dim]
         let qkv = self.linear(&layer.qkv, x)?;
-        let qkv = qkv.reshape((n_tokens, 3, n_heads, head_dim))?.permute((1, 2, 0, 3))?;
+        let qkv = qkv
+            .reshape((n_tokens, 3, n_heads, head_dim))?
+            .permute((1, 2, 0, 3))?;
         let (mut q, mut k) = (qkv.i(0)?.contiguous()?, qkv.i(1)?.contiguous()?);
         if let PositionRule::Rotary { base, dim } = position {
             (q, k) = (rotate(&q, base, dim)?, rotate(&k, base, dim)?);
@@ -164,14 +185,21 @@ impl<'a> Reference<'a> {
         }
         let mixed = softmax(&scores, D::Minus1)?.matmul(&qkv.i(2)?.contiguous()?)?;
         // [n_heads, n_tokens, head_dim] -> [n_tokens, n_heads · head_dim]
-        let mixed = mixed.transpose(0, 1)?.reshape((n_tokens, n_heads * head_dim))?;
+        let mixed = mixed
+            .transpose(0, 1)?
+            .reshape((n_tokens, n_heads * head_dim))?;
         self.linear(&layer.attention_out, &mixed)
     }
 
     /// `[n_heads, n_tokens, n_tokens]`: the learned bias of every bucketed distance key − query.
     fn attention_bias(&self, n_tokens: usize) -> Result<Option<Tensor>> {
-        let (Some(table), PositionRule::RelativeBias { n_buckets, max_distance }) =
-            (&self.spec.relative_bias, self.spec.attention.position)
+        let (
+            Some(table),
+            PositionRule::RelativeBias {
+                n_buckets,
+                max_distance,
+            },
+        ) = (&self.spec.relative_bias, self.spec.attention.position)
         else {
             return Ok(None);
         };
@@ -180,9 +208,15 @@ impl<'a> Reference<'a> {
             .flat_map(|query| (0..n).map(move |key| key - query))
             .map(|distance| relative_bucket(distance, n_buckets, max_distance) as u32)
             .collect();
-        let rows = self.tensor(table)?.index_select(&Tensor::new(buckets, &Device::Cpu)?, 0)?;
+        let rows = self
+            .tensor(table)?
+            .index_select(&Tensor::new(buckets, &Device::Cpu)?, 0)?;
         let n_heads = self.spec.attention.n_heads;
-        Ok(Some(rows.reshape((n_tokens, n_tokens, n_heads))?.permute((2, 0, 1))?.contiguous()?))
+        Ok(Some(
+            rows.reshape((n_tokens, n_tokens, n_heads))?
+                .permute((2, 0, 1))?
+                .contiguous()?,
+        ))
     }
 
     fn ffn(&self, ffn: &FfnSpec, x: &Tensor) -> Result<(Tensor, Option<Routing>)> {
@@ -216,7 +250,9 @@ impl<'a> Reference<'a> {
                     continue;
                 }
                 let expert = &layer.experts[routing.expert_idx[slot] as usize];
-                let h = x.narrow(0, token, 1)?.matmul(&self.matrix(&expert.w_in)?.t()?)?;
+                let h = x
+                    .narrow(0, token, 1)?
+                    .matmul(&self.matrix(&expert.w_in)?.t()?)?;
                 let h = activate(layer.activation, &self.add_bias(h, expert.b_in.as_ref())?)?;
                 let y = h.matmul(&self.matrix(&expert.w_out)?.t()?)?;
                 let y = self.add_bias(y, expert.b_out.as_ref())?;
@@ -233,7 +269,11 @@ impl<'a> Reference<'a> {
         let logits = x.matmul(&self.matrix(&layer.router)?.t()?)?;
         let probabilities: Vec<Vec<f32>> = softmax(&logits, D::Minus1)?.to_vec2()?;
         let top_k = layer.rule.top_k;
-        let mut routing = Routing { top_k, expert_idx: Vec::new(), gate_weight: Vec::new() };
+        let mut routing = Routing {
+            top_k,
+            expert_idx: Vec::new(),
+            gate_weight: Vec::new(),
+        };
         for row in probabilities {
             let mut order: Vec<usize> = (0..row.len()).collect();
             order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
@@ -241,7 +281,9 @@ impl<'a> Reference<'a> {
             let sum: f32 = chosen.iter().map(|&e| row[e]).sum();
             let divisor = if layer.rule.normalize { sum } else { 1.0 };
             routing.expert_idx.extend(chosen.iter().map(|&e| e as u32));
-            routing.gate_weight.extend(chosen.iter().map(|&e| row[e] / divisor));
+            routing
+                .gate_weight
+                .extend(chosen.iter().map(|&e| row[e] / divisor));
         }
         if let Some(capacity) = self.sequence_capacity {
             drop_overflow(&mut routing, layer.experts.len(), capacity);
@@ -286,12 +328,18 @@ impl<'a> Reference<'a> {
     }
 
     fn tensor(&self, tensor: &TensorRef) -> Result<Tensor> {
-        let whole = self.checkpoint.info(&tensor.name).map(|info| info.shape.clone());
+        let whole = self
+            .checkpoint
+            .info(&tensor.name)
+            .map(|info| info.shape.clone());
         let mut ranges: Vec<_> = whole.unwrap_or_default().iter().map(|&n| 0..n).collect();
         if let (Some(rows), Some(first)) = (&tensor.rows, ranges.first_mut()) {
             *first = rows.clone();
         }
-        let host = self.checkpoint.read(&tensor.name, &ranges).map_err(candle_core::Error::wrap)?;
+        let host = self
+            .checkpoint
+            .read(&tensor.name, &ranges)
+            .map_err(candle_core::Error::wrap)?;
         Tensor::from_vec(host.to_f32(), host.shape, &Device::Cpu)
     }
 }
@@ -334,7 +382,11 @@ fn sinusoids(offset: usize, n_tokens: usize, d_model: usize) -> Result<Tensor> {
             let (position, column) = (i / d_model + offset, i % d_model);
             let power = (column % half) as f64 / (half as f64 - 1.0);
             let angle = position as f64 / 10_000_f64.powf(power);
-            (if column < half { angle.sin() } else { angle.cos() }) as f32
+            (if column < half {
+                angle.sin()
+            } else {
+                angle.cos()
+            }) as f32
         })
         .collect();
     Tensor::from_vec(values, (n_tokens, d_model), &Device::Cpu)

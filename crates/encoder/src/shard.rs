@@ -34,7 +34,9 @@ impl Strategy {
 
     /// Slots of an expert for a batch, if it is limited.
     pub fn batch_capacity(self, n_tokens: usize, top_k: usize, n_experts: usize) -> Option<usize> {
-        let Self::Capacity { factor } = self else { return None };
+        let Self::Capacity { factor } = self else {
+            return None;
+        };
         let even = n_tokens as f64 * top_k as f64 / n_experts.max(1) as f64;
         Some((f64::from(factor) * even).ceil() as usize)
     }
@@ -80,7 +82,11 @@ pub struct ShardPlan {
 
 impl ShardPlan {
     /// Everything on one rank.
-    pub const SOLO: Self = Self { strategy: Strategy::Sharded, rank: 0, world_size: 1 };
+    pub const SOLO: Self = Self {
+        strategy: Strategy::Sharded,
+        rank: 0,
+        world_size: 1,
+    };
 
     /// The hidden units of expert `expert_idx` that this rank holds; may be none.
     pub fn hidden_units(&self, expert_idx: usize, n_experts: usize, d_ff: usize) -> Range<usize> {
@@ -89,7 +95,11 @@ impl ShardPlan {
             Strategy::Sharded => split_tiles(d_ff, self.rank, self.world_size),
             Strategy::Parallel | Strategy::Capacity { .. } => {
                 let mine = split_evenly(n_experts, self.rank, self.world_size);
-                if mine.contains(&expert_idx) { 0..d_ff } else { 0..0 }
+                if mine.contains(&expert_idx) {
+                    0..d_ff
+                } else {
+                    0..0
+                }
             }
         }
     }
@@ -104,9 +114,9 @@ impl ShardPlan {
             Strategy::Sharded if d_ff < n_ranks => {
                 Err(format!("d_ff {d_ff} cannot be split over {n_ranks} ranks"))
             }
-            Strategy::Parallel | Strategy::Capacity { .. } if n_experts < n_ranks => {
-                Err(format!("{n_experts} experts cannot be dealt out to {n_ranks} ranks"))
-            }
+            Strategy::Parallel | Strategy::Capacity { .. } if n_experts < n_ranks => Err(format!(
+                "{n_experts} experts cannot be dealt out to {n_ranks} ranks"
+            )),
             Strategy::Capacity { factor } if !(factor > 0.0 && factor.is_finite()) => {
                 Err(format!("the capacity factor must be above 0, got {factor}"))
             }
@@ -139,7 +149,14 @@ mod tests {
 
     fn parts(strategy: Strategy, world_size: usize, d_ff: usize) -> Vec<Range<usize>> {
         (0..world_size)
-            .map(|rank| ShardPlan { strategy, rank, world_size }.hidden_units(0, 8, d_ff))
+            .map(|rank| {
+                ShardPlan {
+                    strategy,
+                    rank,
+                    world_size,
+                }
+                .hidden_units(0, 8, d_ff)
+            })
             .collect()
     }
 
@@ -150,14 +167,23 @@ mod tests {
                 let parts = parts(Strategy::Sharded, world_size, d_ff);
                 assert_eq!(parts[0].start, 0);
                 assert_eq!(parts[world_size - 1].end, d_ff);
-                assert!(parts.windows(2).all(|w| w[0].end == w[1].start), "{parts:?}");
+                assert!(
+                    parts.windows(2).all(|w| w[0].end == w[1].start),
+                    "{parts:?}"
+                );
                 let sizes = || parts.iter().map(Range::len);
                 let spread = sizes().max().unwrap() - sizes().min().unwrap();
                 assert!(spread <= TILE, "{d_ff} over {world_size}: {parts:?}");
-                assert!(sizes().min().unwrap() > 0, "{d_ff} over {world_size}: {parts:?}");
+                assert!(
+                    sizes().min().unwrap() > 0,
+                    "{d_ff} over {world_size}: {parts:?}"
+                );
             }
         }
-        assert_eq!(parts(Strategy::Sharded, 4, 3072), [0..768, 768..1536, 1536..2304, 2304..3072]);
+        assert_eq!(
+            parts(Strategy::Sharded, 4, 3072),
+            [0..768, 768..1536, 1536..2304, 2304..3072]
+        );
     }
 
     #[test]
@@ -166,7 +192,11 @@ mod tests {
             for expert_idx in 0..n_experts {
                 let holders = (0..world_size)
                     .filter(|&rank| {
-                        let plan = ShardPlan { strategy: Strategy::Parallel, rank, world_size };
+                        let plan = ShardPlan {
+                            strategy: Strategy::Parallel,
+                            rank,
+                            world_size,
+                        };
                         !plan.hidden_units(expert_idx, n_experts, 7).is_empty()
                     })
                     .count();
@@ -177,12 +207,20 @@ mod tests {
 
     #[test]
     fn impossible_splits_are_named() {
-        let plan = |strategy| ShardPlan { strategy, rank: 0, world_size: 5000 };
+        let plan = |strategy| ShardPlan {
+            strategy,
+            rank: 0,
+            world_size: 5000,
+        };
         let error = plan(Strategy::Sharded).check(8, 3072).unwrap_err();
         assert_eq!(error, "d_ff 3072 cannot be split over 5000 ranks");
         let error = plan(Strategy::Parallel).check(8, 3072).unwrap_err();
         assert_eq!(error, "8 experts cannot be dealt out to 5000 ranks");
-        assert!(plan(Strategy::Capacity { factor: f32::NAN }).check(5000, 5000).is_err());
+        assert!(
+            plan(Strategy::Capacity { factor: f32::NAN })
+                .check(5000, 5000)
+                .is_err()
+        );
         assert!(plan(Strategy::Replicated).check(1, 1).is_ok());
     }
 

@@ -21,12 +21,18 @@ pub struct TensorRef {
 impl TensorRef {
     /// The whole tensor of this name.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), rows: None }
+        Self {
+            name: name.into(),
+            rows: None,
+        }
     }
 
     /// Some rows of the tensor of this name.
     pub fn rows(name: impl Into<String>, rows: Range<usize>) -> Self {
-        Self { name: name.into(), rows: Some(rows) }
+        Self {
+            name: name.into(),
+            rows: Some(rows),
+        }
     }
 }
 
@@ -42,12 +48,18 @@ pub struct MatrixRef {
 impl MatrixRef {
     /// A matrix stored `[n_out, n_in]`, as PyTorch's `Linear` does.
     pub fn out_in(tensor: TensorRef) -> Self {
-        Self { tensor, layout: MatrixLayout::OutIn }
+        Self {
+            tensor,
+            layout: MatrixLayout::OutIn,
+        }
     }
 
     /// A matrix stored `[n_in, n_out]`.
     pub fn in_out(tensor: TensorRef) -> Self {
-        Self { tensor, layout: MatrixLayout::InOut }
+        Self {
+            tensor,
+            layout: MatrixLayout::InOut,
+        }
     }
 }
 
@@ -73,7 +85,11 @@ impl LinearSpec {
             n_out,
             n_in,
             weights: names.iter().map(weight).collect(),
-            biases: if bias { names.iter().map(bias_of).collect() } else { Vec::new() },
+            biases: if bias {
+                names.iter().map(bias_of).collect()
+            } else {
+                Vec::new()
+            },
         }
     }
 
@@ -110,7 +126,12 @@ impl NormSpec {
     /// Root-mean-square normalisation `{name}.weight`.
     pub fn rms(name: &str, eps: f32) -> Self {
         let weight = TensorRef::new(format!("{name}.weight"));
-        Self { kind: NormKind::Rms, eps, weight, bias: None }
+        Self {
+            kind: NormKind::Rms,
+            eps,
+            weight,
+            bias: None,
+        }
     }
 }
 
@@ -290,9 +311,12 @@ pub struct EncoderSpec {
 impl EncoderSpec {
     /// The expert layers with their positions.
     pub fn expert_layers(&self) -> impl Iterator<Item = (usize, &ExpertsSpec)> {
-        self.layers.iter().enumerate().filter_map(|(i, layer)| match &layer.ffn {
-            FfnSpec::Experts(experts) => Some((i, experts)),
-            FfnSpec::Dense(_) => None,
-        })
+        self.layers
+            .iter()
+            .enumerate()
+            .filter_map(|(i, layer)| match &layer.ffn {
+                FfnSpec::Experts(experts) => Some((i, experts)),
+                FfnSpec::Dense(_) => None,
+            })
     }
 }

@@ -50,7 +50,12 @@ pub(crate) struct Layer<D: Device> {
 
 /// A feed-forward network.
 pub(crate) enum Ffn<D: Device> {
-    Dense { up: Linear<D>, gate: Option<Linear<D>>, down: Linear<D>, activation: Activation },
+    Dense {
+        up: Linear<D>,
+        gate: Option<Linear<D>>,
+        down: Linear<D>,
+        activation: Activation,
+    },
     Experts(ExpertLayer<D>),
 }
 
@@ -84,12 +89,30 @@ impl<D: Device> Weights<D> {
                 .map_err(|reason| EncoderError::Layout { layer_idx, reason })?;
         }
         let d_model = spec.d_model;
-        let loader = Loader { device, checkpoint, plan, d_model, progress };
+        let loader = Loader {
+            device,
+            checkpoint,
+            plan,
+            d_model,
+            progress,
+        };
         Ok(Self {
             embedding: loader.embedding(&spec.embedding)?,
-            relative_bias: spec.relative_bias.as_ref().map(|t| loader.any_vector(t)).transpose()?,
-            layers: spec.layers.iter().map(|l| loader.layer(l)).collect::<Result<_>>()?,
-            final_norm: spec.final_norm.as_ref().map(|n| loader.norm(n)).transpose()?,
+            relative_bias: spec
+                .relative_bias
+                .as_ref()
+                .map(|t| loader.any_vector(t))
+                .transpose()?,
+            layers: spec
+                .layers
+                .iter()
+                .map(|l| loader.layer(l))
+                .collect::<Result<_>>()?,
+            final_norm: spec
+                .final_norm
+                .as_ref()
+                .map(|n| loader.norm(n))
+                .transpose()?,
             head: spec.head.as_ref().map(|h| loader.head(h)).transpose()?,
         })
     }
@@ -108,7 +131,10 @@ impl<'a, D: Device> Loader<'a, D> {
         let position = match &spec.position {
             PositionEmbedding::None => None,
             PositionEmbedding::Learned { table, n_rows, .. } => Some(self.table(table, *n_rows)?),
-            PositionEmbedding::Sinusoidal { offset, n_positions } => {
+            PositionEmbedding::Sinusoidal {
+                offset,
+                n_positions,
+            } => {
                 let table = sinusoidal_table(*offset, *n_positions, self.d_model);
                 Some(self.device.load_exact_table(&table)?)
             }
@@ -160,7 +186,9 @@ impl<'a, D: Device> Loader<'a, D> {
             n_experts,
             router: self.device.load_exact_matrix(&router)?,
             rule: spec.rule,
-            experts: self.device.load_experts(n_experts, slices, spec.activation)?,
+            experts: self
+                .device
+                .load_experts(n_experts, slices, spec.activation)?,
             output_scale: spec.output_scale,
             shared_bias: self.optional_vector(spec.shared_bias.as_ref())?,
         })
@@ -176,14 +204,20 @@ impl<'a, D: Device> Loader<'a, D> {
         d_ff: usize,
     ) -> Result<ExpertSlice<'a>> {
         let d_model = self.d_model;
-        let b_in = spec.b_in.as_ref().map(|b| self.slice(b, d_ff, units.clone())).transpose()?;
+        let b_in = spec
+            .b_in
+            .as_ref()
+            .map(|b| self.slice(b, d_ff, units.clone()))
+            .transpose()?;
         let b_out = spec.b_out.as_ref().filter(|_| units.start == 0);
         Ok(ExpertSlice {
             expert_idx,
             w_in: self.matrix(&spec.w_in, units.clone(), 0..d_model, d_ff)?,
             b_in,
             w_out: self.matrix_of_inputs(&spec.w_out, d_model, units, d_ff)?,
-            b_out: b_out.map(|b| self.slice(b, d_model, 0..d_model)).transpose()?,
+            b_out: b_out
+                .map(|b| self.slice(b, d_model, 0..d_model))
+                .transpose()?,
         })
     }
 
@@ -192,16 +226,24 @@ impl<'a, D: Device> Loader<'a, D> {
             Some((linear, activation)) => Some((self.linear(linear)?, *activation)),
             None => None,
         };
-        Ok(Head { dense, out: self.linear(&spec.out)? })
+        Ok(Head {
+            dense,
+            out: self.linear(&spec.out)?,
+        })
     }
 
     fn linear(&self, spec: &LinearSpec) -> Result<Linear<D>> {
         let n_out = spec.n_out / spec.weights.len().max(1);
-        let weights = spec.weights.iter().map(|w| self.matrix(w, 0..n_out, 0..spec.n_in, n_out));
+        let weights = spec
+            .weights
+            .iter()
+            .map(|w| self.matrix(w, 0..n_out, 0..spec.n_in, n_out));
         let biases = spec.biases.iter().map(|b| self.slice(b, n_out, 0..n_out));
         let biases = biases.collect::<Result<Vec<_>>>()?;
         Ok(Linear {
-            weight: self.device.load_matrix(&weights.collect::<Result<Vec<_>>>()?)?,
+            weight: self
+                .device
+                .load_matrix(&weights.collect::<Result<Vec<_>>>()?)?,
             bias: match biases.as_slice() {
                 [] => None,
                 biases => Some(self.device.load_vector(biases)?),
@@ -214,14 +256,18 @@ impl<'a, D: Device> Loader<'a, D> {
         Ok(Norm {
             kind: spec.kind,
             eps: spec.eps,
-            weight: self.device.load_vector(&[self.slice(&spec.weight, n, 0..n)?])?,
+            weight: self
+                .device
+                .load_vector(&[self.slice(&spec.weight, n, 0..n)?])?,
             bias: self.optional_vector(spec.bias.as_ref())?,
         })
     }
 
     /// A vector `[d_model]`.
     fn optional_vector(&self, tensor: Option<&TensorRef>) -> Result<Option<D::Vector>> {
-        let Some(tensor) = tensor else { return Ok(None) };
+        let Some(tensor) = tensor else {
+            return Ok(None);
+        };
         let host = self.slice(tensor, self.d_model, 0..self.d_model)?;
         Ok(Some(self.device.load_vector(&[host])?))
     }
@@ -233,7 +279,11 @@ impl<'a, D: Device> Loader<'a, D> {
     }
 
     fn table(&self, tensor: &TensorRef, n_rows: usize) -> Result<D::Table> {
-        let host = self.read(tensor, &[n_rows, self.d_model], &[0..n_rows, 0..self.d_model])?;
+        let host = self.read(
+            tensor,
+            &[n_rows, self.d_model],
+            &[0..n_rows, 0..self.d_model],
+        )?;
         Ok(self.device.load_table(&host)?)
     }
 
@@ -277,7 +327,10 @@ impl<'a, D: Device> Loader<'a, D> {
             ranges.reverse();
         }
         let tensor = self.read(&matrix.tensor, &shape, &ranges)?;
-        Ok(HostMatrix { tensor, layout: matrix.layout })
+        Ok(HostMatrix {
+            tensor,
+            layout: matrix.layout,
+        })
     }
 
     /// Reads `ranges` of a tensor that must have `shape` (after the choice of rows).
@@ -311,7 +364,10 @@ impl<'a, D: Device> Loader<'a, D> {
     /// Refuses weights that are not numbers, and tells the progress.
     fn checked(&self, name: &str, host: HostTensor<'a>) -> Result<HostTensor<'a>> {
         if let Some(element_idx) = host.first_non_finite() {
-            return Err(EncoderError::NotFinite { tensor: name.to_owned(), element_idx });
+            return Err(EncoderError::NotFinite {
+                tensor: name.to_owned(),
+                element_idx,
+            });
         }
         (self.progress)(host.data.len() as u64);
         Ok(host)

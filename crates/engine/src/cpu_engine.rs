@@ -74,9 +74,12 @@ impl CpuEngine {
     pub fn start(
         model: Arc<Model>,
         config: EngineConfig,
-        progress: Arc<dyn Fn(u64) + Send + Sync>,
+        progress: &Arc<dyn Fn(u64) + Send + Sync>,
     ) -> Result<Self, StartError> {
-        for (what, n) in [("the number of ranks", config.n_ranks), ("threads", config.n_threads)] {
+        for (what, n) in [
+            ("the number of ranks", config.n_ranks),
+            ("threads", config.n_threads),
+        ] {
             if n == 0 {
                 return Err(StartError::Zero { what });
             }
@@ -95,16 +98,23 @@ impl CpuEngine {
                     plan: plan(&config, rank),
                     cpu: cpu_config(&config),
                     sequence_capacity: config.sequence_capacity,
-                    progress: Arc::clone(&progress),
+                    progress: Arc::clone(progress),
                 };
                 start(Arc::clone(&model), set_up, collective)
             })
             .collect::<Result<Vec<_>, _>>()?;
         for (rank, r) in ranks.iter().enumerate() {
-            r.answers.recv().map_err(|_| StartError::Stopped { rank })??;
+            r.answers
+                .recv()
+                .map_err(|_| StartError::Stopped { rank })??;
         }
         let counters = ranks.iter().map(|r| Arc::clone(&r.counters)).collect();
-        Ok(Self { model, ranks: Mutex::new(ranks), counters, n_tokens: AtomicU64::new(0) })
+        Ok(Self {
+            model,
+            ranks: Mutex::new(ranks),
+            counters,
+            n_tokens: AtomicU64::new(0),
+        })
     }
 
     /// Refuses what a rank could not run, before any rank starts.
@@ -116,12 +126,23 @@ impl CpuEngine {
                 EncoderError::TokenId { id, vocab_size }.to_string(),
             ));
         }
-        let longest = batch.cu_seqlens.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
+        let longest = batch
+            .cu_seqlens
+            .windows(2)
+            .map(|w| w[1] - w[0])
+            .max()
+            .unwrap_or(0);
         if let Some(max_length) = spec.max_positions.filter(|&max| longest > max) {
-            let error = EncoderError::TooLong { n_tokens: longest, max_length };
+            let error = EncoderError::TooLong {
+                n_tokens: longest,
+                max_length,
+            };
             return Err(EngineError::Input(error.to_string()));
         }
-        let classifies = batch.tasks.iter().any(|t| matches!(t, Task::Classify { .. }));
+        let classifies = batch
+            .tasks
+            .iter()
+            .any(|t| matches!(t, Task::Classify { .. }));
         if classifies && spec.head.is_none() {
             return Err(EngineError::Input(EncoderError::NoHead.to_string()));
         }
@@ -135,8 +156,10 @@ impl Engine for CpuEngine {
         let ranks = self.ranks.lock().unwrap_or_else(PoisonError::into_inner);
         let lengths: Vec<_> = batch.cu_seqlens.windows(2).map(|w| w[1] - w[0]).collect();
         let placed = place(&lengths, ranks.len());
-        let n_tokens_per_rank: Arc<[usize]> =
-            placed.iter().map(|seqs| seqs.iter().map(|&s| lengths[s]).sum()).collect();
+        let n_tokens_per_rank: Arc<[usize]> = placed
+            .iter()
+            .map(|seqs| seqs.iter().map(|&s| lengths[s]).sum())
+            .collect();
         let stopped = |rank| EngineError::Failed(format!("rank {rank} has stopped"));
         for (rank, (r, seqs)) in ranks.iter().zip(&placed).enumerate() {
             let job = rank_job(batch, seqs, Arc::clone(&n_tokens_per_rank));
@@ -162,7 +185,8 @@ impl Engine for CpuEngine {
         if let Some(failure) = failure {
             return Err(failure);
         }
-        self.n_tokens.fetch_add(batch.ids.len() as u64, Ordering::Relaxed);
+        self.n_tokens
+            .fetch_add(batch.ids.len() as u64, Ordering::Relaxed);
         Ok(rows)
     }
 
@@ -180,7 +204,13 @@ impl Engine for CpuEngine {
 impl Drop for CpuEngine {
     fn drop(&mut self) {
         let ranks = self.ranks.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for Rank { jobs, answers, thread, .. } in ranks.drain(..) {
+        for Rank {
+            jobs,
+            answers,
+            thread,
+            ..
+        } in ranks.drain(..)
+        {
             // A rank ends when nobody can send it jobs.
             drop((jobs, answers));
             // A rank that panicked has been reported already.
@@ -193,11 +223,18 @@ fn collectives(n_ranks: usize) -> Vec<Box<dyn Collective>> {
     if n_ranks == 1 {
         return vec![Box::new(Solo)];
     }
-    in_process(n_ranks, DEADLINE).into_iter().map(|end| Box::new(end) as Box<_>).collect()
+    in_process(n_ranks, DEADLINE)
+        .into_iter()
+        .map(|end| Box::new(end) as Box<_>)
+        .collect()
 }
 
 fn plan(config: &EngineConfig, rank: usize) -> ShardPlan {
-    ShardPlan { strategy: config.strategy, rank, world_size: config.n_ranks }
+    ShardPlan {
+        strategy: config.strategy,
+        rank,
+        world_size: config.n_ranks,
+    }
 }
 
 fn cpu_config(config: &EngineConfig) -> CpuConfig {
@@ -210,7 +247,11 @@ fn cpu_config(config: &EngineConfig) -> CpuConfig {
 
 /// The sequences `seqs` of `batch`, packed for one rank.
 fn rank_job(batch: &PackedBatch, seqs: &[usize], n_tokens_per_rank: Arc<[usize]>) -> RankJob {
-    let mut job = RankJob { cu_seqlens: vec![0], n_tokens_per_rank, ..RankJob::default() };
+    let mut job = RankJob {
+        cu_seqlens: vec![0],
+        n_tokens_per_rank,
+        ..RankJob::default()
+    };
     for &seq in seqs {
         let tokens = batch.cu_seqlens[seq]..batch.cu_seqlens[seq + 1];
         job.ids.extend_from_slice(&batch.ids[tokens.clone()]);

@@ -9,9 +9,14 @@ pub fn embedding(pooled: &[f32], normalize: bool, dimensions: Option<usize>) -> 
     let mut out = pooled[..n].to_vec();
     if normalize {
         // In f64: squares of large values overflow f32.
-        let norm = out.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+        let norm = out
+            .iter()
+            .map(|&x| f64::from(x) * f64::from(x))
+            .sum::<f64>()
+            .sqrt();
         let factor = 1.0 / norm.max(f64::MIN_POSITIVE);
-        out.iter_mut().for_each(|x| *x = (f64::from(*x) * factor) as f32);
+        out.iter_mut()
+            .for_each(|x| *x = (f64::from(*x) * factor) as f32);
     }
     out
 }
@@ -33,7 +38,11 @@ pub fn probabilities(logits: &[f32], problem_type: ProblemType) -> Vec<f32> {
 
 fn sigmoid(x: f32) -> f32 {
     let e = (-x.abs()).exp();
-    if x >= 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) }
+    if x >= 0.0 {
+        1.0 / (1.0 + e)
+    } else {
+        e / (1.0 + e)
+    }
 }
 
 /// What a task makes of its sequence's pooled vector or logits.
@@ -44,13 +53,12 @@ pub(crate) fn finish(
     problem_type: ProblemType,
 ) -> Vec<f32> {
     match task {
-        Task::Embed { normalize, dimensions } => {
-            embedding(pooled.unwrap_or(&[]), normalize, dimensions)
-        }
+        Task::Embed {
+            normalize,
+            dimensions,
+        } => embedding(pooled.unwrap_or(&[]), normalize, dimensions),
         Task::Classify { raw_scores: true } => logits.unwrap_or(&[]).to_vec(),
-        Task::Classify { raw_scores: false } => {
-            probabilities(logits.unwrap_or(&[]), problem_type)
-        }
+        Task::Classify { raw_scores: false } => probabilities(logits.unwrap_or(&[]), problem_type),
     }
 }
 

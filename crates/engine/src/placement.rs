@@ -10,10 +10,14 @@ use std::collections::BinaryHeap;
 pub fn place(lengths: &[usize], world_size: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&seq| Reverse(lengths[seq]));
-    let mut ranks: BinaryHeap<_> = (0..world_size).map(|rank| Reverse((0_usize, rank))).collect();
+    let mut ranks: BinaryHeap<_> = (0..world_size)
+        .map(|rank| Reverse((0_usize, rank)))
+        .collect();
     let mut placed = vec![Vec::new(); world_size];
     for seq in order {
-        let Some(Reverse((n_tokens, rank))) = ranks.pop() else { break };
+        let Some(Reverse((n_tokens, rank))) = ranks.pop() else {
+            break;
+        };
         placed[rank].push(seq);
         ranks.push(Reverse((n_tokens + lengths[seq], rank)));
     }
@@ -40,7 +44,10 @@ mod tests {
             let most = placed.iter().map(|s| tokens(&lengths, s)).max().unwrap();
             let total: usize = lengths.iter().sum();
             let floor = total.div_ceil(world_size).max(512);
-            assert!(3 * most <= 4 * floor, "{most} of {total} on one of {world_size} ranks");
+            assert!(
+                3 * most <= 4 * floor,
+                "{most} of {total} on one of {world_size} ranks"
+            );
         }
     }
 

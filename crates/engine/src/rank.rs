@@ -61,8 +61,15 @@ pub(crate) fn start(
     let thread = std::thread::Builder::new()
         .name(format!("rank-{}", set_up.plan.rank))
         .spawn(move || run(&model, device, &set_up, &job_queue, &answer_queue))
-        .map_err(|e| EncoderError::from(moeshard_tensor::device::DeviceError::SetUp(e.to_string())))?;
-    Ok(Rank { jobs, answers, counters, thread })
+        .map_err(|e| {
+            EncoderError::from(moeshard_tensor::device::DeviceError::SetUp(e.to_string()))
+        })?;
+    Ok(Rank {
+        jobs,
+        answers,
+        counters,
+        thread,
+    })
 }
 
 /// Loads, then answers jobs until the engine hangs up or a pass fails.
@@ -73,7 +80,12 @@ fn run(
     jobs: &Receiver<RankJob>,
     answers: &Sender<RankAnswer>,
 ) {
-    let RankSetUp { plan, sequence_capacity, progress, .. } = set_up;
+    let RankSetUp {
+        plan,
+        sequence_capacity,
+        progress,
+        ..
+    } = set_up;
     let progress = |n_bytes| progress(n_bytes);
     let loaded = Encoder::load(
         device,
@@ -125,7 +137,8 @@ fn answer(encoder: &Encoder<CpuDevice>, model: &Model, job: &RankJob) -> RankAns
     let problem_type = head.map_or(ProblemType::Regression, |h| h.problem_type);
     let n_labels = head.map_or(0, |h| h.out.n_out);
     let row = |rows: &Option<Vec<f32>>, seq: usize, n: usize| {
-        rows.as_ref().map(|rows| rows[seq * n..(seq + 1) * n].to_vec())
+        rows.as_ref()
+            .map(|rows| rows[seq * n..(seq + 1) * n].to_vec())
     };
     Ok(job
         .tasks

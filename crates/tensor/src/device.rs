@@ -352,8 +352,7 @@ pub trait Device {
     fn reduce_scatter(&self, x: &Self::Tensor, n_rows: &[usize]) -> Result<Self::Tensor>;
 
     /// One row per sequence, `[n_seqs, d_model]`.
-    fn pool(&self, x: &Self::Tensor, cu_seqlens: &[usize], rule: Pooling)
-    -> Result<Self::Tensor>;
+    fn pool(&self, x: &Self::Tensor, cu_seqlens: &[usize], rule: Pooling) -> Result<Self::Tensor>;
 
     /// `factor · x`.
     fn scale(&self, x: &Self::Tensor, factor: f32) -> Result<Self::Tensor>;

@@ -28,7 +28,9 @@ impl Random {
 
     /// Numbers that bf16 and f16 hold exactly.
     fn short(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| (self.next() * 64.0).round() / 64.0).collect()
+        (0..n)
+            .map(|_| (self.next() * 64.0).round() / 64.0)
+            .collect()
     }
 
     fn tensor(&mut self, n_rows: usize, n_cols: usize) -> Tensor {
@@ -40,7 +42,11 @@ fn on_every_path(check: impl Fn(&CpuDevice, &str)) {
     for isa in Isa::available() {
         for n_threads in [1, 3] {
             for dtype in [DType::F32, DType::BF16, DType::F16] {
-                let config = CpuConfig { dtype, n_threads, isa };
+                let config = CpuConfig {
+                    dtype,
+                    n_threads,
+                    isa,
+                };
                 let device = CpuDevice::new(config, Box::new(Solo)).expect("device");
                 check(&device, &format!("{isa}, {dtype}, {n_threads} threads"));
             }
@@ -54,7 +60,10 @@ fn assert_close(what: &str, found: &[f32], expected: &[f64]) {
     let largest = expected.iter().fold(1e-3, |a: f64, x| a.max(x.abs()));
     for (i, (&a, &b)) in found.iter().zip(expected).enumerate() {
         let error = (f64::from(a) - b).abs() / largest;
-        assert!(error < 3e-6, "{what}: element {i} is {a}, expected {b} (relative {error:e})");
+        assert!(
+            error < 3e-6,
+            "{what}: element {i} is {a}, expected {b} (relative {error:e})"
+        );
     }
 }
 
@@ -62,8 +71,9 @@ fn matrix(n_out: usize, n_in: usize, data: &[f32], layout: MatrixLayout) -> Host
     let tensor = match layout {
         MatrixLayout::OutIn => HostTensor::from_f32(vec![n_out, n_in], data),
         MatrixLayout::InOut => {
-            let transposed: Vec<f32> =
-                (0..n_in * n_out).map(|i| data[(i % n_out) * n_in + i / n_out]).collect();
+            let transposed: Vec<f32> = (0..n_in * n_out)
+                .map(|i| data[(i % n_out) * n_in + i / n_out])
+                .collect();
             HostTensor::from_f32(vec![n_in, n_out], &transposed)
         }
     };
@@ -97,13 +107,25 @@ fn activated(activation: Activation, x: f64) -> f64 {
 fn product(x: &[f32], w: &[f32], n_in: usize) -> Vec<f64> {
     x.chunks_exact(n_in)
         .flat_map(|x| w.chunks_exact(n_in).map(move |w| (x, w)))
-        .map(|(x, w)| x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum())
+        .map(|(x, w)| {
+            x.iter()
+                .zip(w)
+                .map(|(&x, &w)| f64::from(x) * f64::from(w))
+                .sum()
+        })
         .collect()
 }
 
 #[test]
 fn linear_matches_f64_at_odd_sizes() {
-    let sizes = [(1, 1, 1), (1, 37, 100), (3, 16, 17), (13, 64, 33), (29, 5, 47), (97, 130, 31)];
+    let sizes = [
+        (1, 1, 1),
+        (1, 37, 100),
+        (3, 16, 17),
+        (13, 64, 33),
+        (29, 5, 47),
+        (97, 130, 31),
+    ];
     let activations = [
         Activation::Identity,
         Activation::Relu,
@@ -136,7 +158,11 @@ fn linear_matches_f64_at_odd_sizes() {
                         + f64::from(residual.as_slice()[i])
                 })
                 .collect();
-            assert_close(&format!("{m}×{n_in}×{n_out} on {path}"), found.as_slice(), &expected);
+            assert_close(
+                &format!("{m}×{n_in}×{n_out} on {path}"),
+                found.as_slice(),
+                &expected,
+            );
         }
     });
 }
@@ -150,7 +176,12 @@ fn norms_match_f64() {
                 let x = random.tensor(n_rows, n);
                 let (weight, bias) = (random.numbers(n), random.numbers(n));
                 let with_bias = (kind == NormKind::Layer).then(|| bias.clone());
-                let norm = Norm { kind, eps: 1e-5, weight: weight.clone(), bias: with_bias };
+                let norm = Norm {
+                    kind,
+                    eps: 1e-5,
+                    weight: weight.clone(),
+                    bias: with_bias,
+                };
                 let found = device.norm(&x, &norm).expect("norm");
                 let mut expected = Vec::new();
                 for row in x.as_slice().chunks_exact(n) {
@@ -159,15 +190,18 @@ fn norms_match_f64() {
                         NormKind::Layer => row.iter().sum::<f64>() / n as f64,
                         NormKind::Rms => 0.0,
                     };
-                    let variance =
-                        row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n as f64;
+                    let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n as f64;
                     expected.extend(row.iter().enumerate().map(|(i, x)| {
                         let y = (x - mean) / (variance + 1e-5).sqrt() * f64::from(weight[i]);
                         let biased = kind == NormKind::Layer;
                         y + if biased { f64::from(bias[i]) } else { 0.0 }
                     }));
                 }
-                assert_close(&format!("{kind:?} of {n} on {path}"), found.as_slice(), &expected);
+                assert_close(
+                    &format!("{kind:?} of {n} on {path}"),
+                    found.as_slice(),
+                    &expected,
+                );
             }
         }
     });
@@ -180,12 +214,20 @@ fn plain_attention(
     shape: &AttentionShape,
     bias: &[f32],
 ) -> Vec<f64> {
-    let AttentionShape { n_heads, head_dim, scale, position } = *shape;
+    let AttentionShape {
+        n_heads,
+        head_dim,
+        scale,
+        position,
+    } = *shape;
     let width = n_heads * head_dim;
     let mut out = vec![0.0; cu_seqlens[cu_seqlens.len() - 1] * width];
     let rotated = |token: usize, position_idx: usize, part: usize, head: usize| -> Vec<f64> {
         let at = token * 3 * width + part * width + head * head_dim;
-        let mut x: Vec<f64> = qkv[at..at + head_dim].iter().map(|&x| f64::from(x)).collect();
+        let mut x: Vec<f64> = qkv[at..at + head_dim]
+            .iter()
+            .map(|&x| f64::from(x))
+            .collect();
         if let (PositionRule::Rotary { base, dim }, true) = (position, part < 2) {
             for i in 0..dim / 2 {
                 let angle =
@@ -206,7 +248,10 @@ fn plain_attention(
                         let k = rotated(j, j - seq[0], 1, head);
                         let dot: f64 = q.iter().zip(&k).map(|(q, k)| q * k).sum();
                         let bias = match position {
-                            PositionRule::RelativeBias { n_buckets, max_distance } => {
+                            PositionRule::RelativeBias {
+                                n_buckets,
+                                max_distance,
+                            } => {
                                 let distance = j as i64 - i as i64;
                                 let bucket = relative_bucket(distance, n_buckets, max_distance);
                                 f64::from(bias[bucket * n_heads + head])
@@ -235,14 +280,25 @@ fn plain_attention(
 fn attention_matches_its_formula() {
     let rules = [
         PositionRule::None,
-        PositionRule::Rotary { base: 10_000.0, dim: 6 },
-        PositionRule::RelativeBias { n_buckets: 32, max_distance: 128 },
+        PositionRule::Rotary {
+            base: 10_000.0,
+            dim: 6,
+        },
+        PositionRule::RelativeBias {
+            n_buckets: 32,
+            max_distance: 128,
+        },
     ];
     on_every_path(|device, path| {
         let mut random = Random(3);
         for position in rules {
             for (n_heads, head_dim) in [(1, 7), (3, 12), (2, 33)] {
-                let shape = AttentionShape { n_heads, head_dim, scale: 0.7, position };
+                let shape = AttentionShape {
+                    n_heads,
+                    head_dim,
+                    scale: 0.7,
+                    position,
+                };
                 // One token, an odd length, one query block and a bit, and nothing at all.
                 let cu_seqlens = [0, 1, 18, 18, 67];
                 let qkv = random.tensor(67, 3 * n_heads * head_dim);
@@ -266,7 +322,13 @@ fn experts_match_their_formula_whoever_gets_the_tokens() {
     let routings: [fn(usize) -> u32; 3] = [
         |slot| (slot * 7 % N_EXPERTS) as u32,
         |slot| if slot % 2 == 0 { 3 } else { 4 },
-        |slot| if slot % 5 == 0 { Routing::DROPPED } else { 1 + (slot % 2) as u32 },
+        |slot| {
+            if slot % 5 == 0 {
+                Routing::DROPPED
+            } else {
+                1 + (slot % 2) as u32
+            }
+        },
     ];
     on_every_path(|device, path| {
         let mut random = Random(4);
@@ -283,16 +345,30 @@ fn experts_match_their_formula_whoever_gets_the_tokens() {
                 b_out: Some(HostTensor::from_f32(vec![d_model], &b_out[e])),
             })
             .collect();
-        let experts = device.load_experts(N_EXPERTS, slices, Activation::Relu).expect("load");
+        let experts = device
+            .load_experts(N_EXPERTS, slices, Activation::Relu)
+            .expect("load");
         for (case, expert_of) in routings.iter().enumerate() {
             let x = random.tensor(n_tokens, d_model);
             let expert_idx: Vec<_> = (0..2 * n_tokens).map(expert_of).collect();
             let gates = expert_idx
                 .iter()
-                .map(|&e| if e == Routing::DROPPED { 0.0 } else { random.next() })
+                .map(|&e| {
+                    if e == Routing::DROPPED {
+                        0.0
+                    } else {
+                        random.next()
+                    }
+                })
                 .collect();
-            let routing = Routing { top_k: 2, expert_idx, gate_weight: gates };
-            let found = device.expert_ffn(&x, &routing, &experts).expect("expert_ffn");
+            let routing = Routing {
+                top_k: 2,
+                expert_idx,
+                gate_weight: gates,
+            };
+            let found = device
+                .expert_ffn(&x, &routing, &experts)
+                .expect("expert_ffn");
             let mut expected = vec![0.0_f64; n_tokens * d_model];
             for (slot, &e) in routing.expert_idx.iter().enumerate() {
                 if e == Routing::DROPPED {
@@ -313,7 +389,11 @@ fn experts_match_their_formula_whoever_gets_the_tokens() {
                     expected[token * d_model + d] += gate * (y + f64::from(b_out[e][d]));
                 }
             }
-            assert_close(&format!("routing {case} on {path}"), found.as_slice(), &expected);
+            assert_close(
+                &format!("routing {case} on {path}"),
+                found.as_slice(),
+                &expected,
+            );
         }
     });
 }
@@ -324,13 +404,23 @@ fn embed_and_pool_match_their_formulas() {
         let mut random = Random(5);
         let (words, positions) = (random.short(11 * 9), random.short(4 * 9));
         let table = |rows: usize, data: &[f32]| {
-            device.load_table(&HostTensor::from_f32(vec![rows, 9], data)).expect("load")
+            device
+                .load_table(&HostTensor::from_f32(vec![rows, 9], data))
+                .expect("load")
         };
         let (word_table, position_table) = (table(11, &words), table(4, &positions));
         let (ids, at) = ([10, 0, 3, 3], [0, 1, 2, 0]);
         let parts = [
-            EmbeddingRows { table: &word_table, row_idx: &ids, scale: 3.0 },
-            EmbeddingRows { table: &position_table, row_idx: &at, scale: 1.0 },
+            EmbeddingRows {
+                table: &word_table,
+                row_idx: &ids,
+                scale: 3.0,
+            },
+            EmbeddingRows {
+                table: &position_table,
+                row_idx: &at,
+                scale: 1.0,
+            },
         ];
         let x = device.embed(&parts).expect("embed");
         let expected: Vec<f64> = (0..4 * 9)
@@ -343,30 +433,79 @@ fn embed_and_pool_match_their_formulas() {
         assert_close(&format!("embed on {path}"), x.as_slice(), &expected);
         let pooled = |rule| device.pool(&x, &[0, 3, 4], rule).expect("pool");
         let row = |i: usize| expected[i * 9..(i + 1) * 9].to_vec();
-        assert_close("cls", pooled(Pooling::Cls).as_slice(), &[row(0), row(3)].concat());
-        assert_close("last", pooled(Pooling::LastToken).as_slice(), &[row(2), row(3)].concat());
-        let mean: Vec<f64> = (0..9).map(|d| (0..3).map(|t| row(t)[d]).sum::<f64>() / 3.0).collect();
-        assert_close("mean", pooled(Pooling::Mean).as_slice(), &[mean, row(3)].concat());
+        assert_close(
+            "cls",
+            pooled(Pooling::Cls).as_slice(),
+            &[row(0), row(3)].concat(),
+        );
+        assert_close(
+            "last",
+            pooled(Pooling::LastToken).as_slice(),
+            &[row(2), row(3)].concat(),
+        );
+        let mean: Vec<f64> = (0..9)
+            .map(|d| (0..3).map(|t| row(t)[d]).sum::<f64>() / 3.0)
+            .collect();
+        assert_close(
+            "mean",
+            pooled(Pooling::Mean).as_slice(),
+            &[mean, row(3)].concat(),
+        );
     });
 }
 
 #[test]
 fn disagreeing_shapes_are_errors_that_name_the_dimension() {
-    let config = CpuConfig { dtype: DType::F32, n_threads: 1, isa: Isa::detect() };
+    let config = CpuConfig {
+        dtype: DType::F32,
+        n_threads: 1,
+        isa: Isa::detect(),
+    };
     let device = CpuDevice::new(config, Box::new(Solo)).expect("device");
     let x = Tensor::new(2, 3, vec![0.0; 6]);
-    let w = device.load_matrix(&[matrix(4, 5, &[0.0; 20], MatrixLayout::OutIn)]).expect("load");
-    let error = device.linear(&x, &w, None, Activation::Identity, None).unwrap_err();
-    assert_eq!(error, DeviceError::Shape { op: "linear", dim: "n_in", expected: 5, got: 3 });
+    let w = device
+        .load_matrix(&[matrix(4, 5, &[0.0; 20], MatrixLayout::OutIn)])
+        .expect("load");
+    let error = device
+        .linear(&x, &w, None, Activation::Identity, None)
+        .unwrap_err();
+    assert_eq!(
+        error,
+        DeviceError::Shape {
+            op: "linear",
+            dim: "n_in",
+            expected: 5,
+            got: 3
+        }
+    );
     assert_eq!(error.to_string(), "linear: n_in is 3, expected 5");
-    let table = device.load_table(&HostTensor::from_f32(vec![2, 3], &[0.0; 6])).expect("load");
-    let rows = [EmbeddingRows { table: &table, row_idx: &[2], scale: 1.0 }];
-    assert!(device.embed(&rows).unwrap_err().to_string().contains("n_rows"));
+    let table = device
+        .load_table(&HostTensor::from_f32(vec![2, 3], &[0.0; 6]))
+        .expect("load");
+    let rows = [EmbeddingRows {
+        table: &table,
+        row_idx: &[2],
+        scale: 1.0,
+    }];
+    assert!(
+        device
+            .embed(&rows)
+            .unwrap_err()
+            .to_string()
+            .contains("n_rows")
+    );
     assert!(device.pool(&x, &[0, 5], Pooling::Mean).is_err());
     let router = device
         .load_exact_matrix(&matrix(3, 3, &[0.0; 9], MatrixLayout::OutIn))
         .expect("load");
-    let rule = RouterRule { top_k: 2, normalize: false };
+    let rule = RouterRule {
+        top_k: 2,
+        normalize: false,
+    };
     let mut routing = device.route(&x, &router, rule).expect("route");
-    assert!(device.limit_capacity(&mut routing, &[0, 9], 1, false).is_err());
+    assert!(
+        device
+            .limit_capacity(&mut routing, &[0, 9], 1, false)
+            .is_err()
+    );
 }

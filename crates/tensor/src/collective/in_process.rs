@@ -26,7 +26,11 @@ pub fn in_process(world_size: usize, deadline: Duration) -> Vec<InProcess> {
         arrival: Condvar::new(),
     });
     (0..world_size)
-        .map(|rank| InProcess { rank, deadline, world: Arc::clone(&world) })
+        .map(|rank| InProcess {
+            rank,
+            deadline,
+            world: Arc::clone(&world),
+        })
         .collect()
 }
 
@@ -74,7 +78,12 @@ impl InProcess {
             if waited >= self.deadline {
                 gate.poisoned = true;
                 self.world.arrival.notify_all();
-                return Err(CollectiveError::Deadline { op, rank: self.rank, world_size, waited });
+                return Err(CollectiveError::Deadline {
+                    op,
+                    rank: self.rank,
+                    world_size,
+                    waited,
+                });
             }
             gate = self
                 .world
@@ -87,15 +96,24 @@ impl InProcess {
     }
 
     fn lock(&self) -> MutexGuard<'_, Gate> {
-        self.world.gate.lock().unwrap_or_else(PoisonError::into_inner)
+        self.world
+            .gate
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn poisoned(&self, op: &'static str) -> CollectiveError {
-        CollectiveError::Poisoned { op, rank: self.rank, world_size: self.world.slots.len() }
+        CollectiveError::Poisoned {
+            op,
+            rank: self.rank,
+            world_size: self.world.slots.len(),
+        }
     }
 
     fn slot(&self, rank: usize) -> RwLockReadGuard<'_, Vec<f32>> {
-        self.world.slots[rank].read().unwrap_or_else(PoisonError::into_inner)
+        self.world.slots[rank]
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Publishes `send`, lets `read` look at all slots, and leaves them free again.
@@ -106,8 +124,9 @@ impl InProcess {
         read: impl FnOnce() -> Result<(), CollectiveError>,
     ) -> Result<(), CollectiveError> {
         {
-            let mut slot =
-                self.world.slots[self.rank].write().unwrap_or_else(PoisonError::into_inner);
+            let mut slot = self.world.slots[self.rank]
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             slot.clear();
             slot.extend_from_slice(send);
         }
@@ -143,7 +162,13 @@ impl InProcess {
         let (rank, n) = (self.rank, self.world_size());
         self.checked(check_length(op, "counts", rank, n, counts.len()))?;
         self.checked(check_length(op, part.0, rank, counts[rank], part.1))?;
-        self.checked(check_length(op, whole.0, rank, counts.iter().sum(), whole.1))
+        self.checked(check_length(
+            op,
+            whole.0,
+            rank,
+            counts.iter().sum(),
+            whole.1,
+        ))
     }
 
     /// Adds elements `offset ..` of every rank's slot into `recv`, in rank order.
@@ -216,12 +241,18 @@ impl Collective for InProcess {
 
     fn all_reduce(&self, data: &mut [f32]) -> Result<(), CollectiveError> {
         let send = data.to_vec();
-        self.exchange("all_reduce", &send, || self.sum_slots("all_reduce", 0, data))
+        self.exchange("all_reduce", &send, || {
+            self.sum_slots("all_reduce", 0, data)
+        })
     }
 
     fn broadcast(&self, data: &mut [f32], root: usize) -> Result<(), CollectiveError> {
         let op = "broadcast";
-        let send = if self.rank == root { data.to_vec() } else { Vec::new() };
+        let send = if self.rank == root {
+            data.to_vec()
+        } else {
+            Vec::new()
+        };
         self.exchange(op, &send, || {
             let slot = self.slot(root);
             check_length(op, "the root's data", self.rank, data.len(), slot.len())?;
@@ -248,7 +279,10 @@ mod tests {
                 .into_iter()
                 .map(|end| scope.spawn(move || f(end)))
                 .collect();
-            threads.into_iter().map(|t| t.join().expect("rank")).collect()
+            threads
+                .into_iter()
+                .map(|t| t.join().expect("rank"))
+                .collect()
         })
     }
 
@@ -260,7 +294,8 @@ mod tests {
                 let send = vec![end.rank() as f32; counts[end.rank()]];
                 let mut recv = vec![-1.0; total];
                 for _ in 0..50 {
-                    end.all_gather(&send, &counts, &mut recv).expect("all_gather");
+                    end.all_gather(&send, &counts, &mut recv)
+                        .expect("all_gather");
                 }
                 recv
             });
@@ -281,10 +316,14 @@ mod tests {
         let results = on_every_rank(3, |end| {
             let send: Vec<f32> = (0..5).map(|i| (i * 10 + end.rank()) as f32).collect();
             let mut recv = vec![0.0; counts[end.rank()]];
-            end.reduce_scatter(&send, &counts, &mut recv).expect("reduce_scatter");
+            end.reduce_scatter(&send, &counts, &mut recv)
+                .expect("reduce_scatter");
             recv
         });
-        assert_eq!(results, vec![vec![3.0, 33.0], vec![], vec![63.0, 93.0, 123.0]]);
+        assert_eq!(
+            results,
+            vec![vec![3.0, 33.0], vec![], vec![63.0, 93.0, 123.0]]
+        );
     }
 
     #[test]
@@ -311,7 +350,11 @@ mod tests {
         for rank in [0, 2] {
             assert_eq!(
                 results[rank],
-                Err(CollectiveError::Poisoned { op: "all_reduce", rank, world_size: 3 })
+                Err(CollectiveError::Poisoned {
+                    op: "all_reduce",
+                    rank,
+                    world_size: 3
+                })
             );
         }
     }
@@ -322,7 +365,10 @@ mod tests {
         let _absent = ends.pop();
         let end = ends.pop().expect("rank 0");
         let error = end.all_reduce(&mut [1.0]).expect_err("nobody came");
-        assert!(matches!(error, CollectiveError::Deadline { rank: 0, .. }), "{error}");
+        assert!(
+            matches!(error, CollectiveError::Deadline { rank: 0, .. }),
+            "{error}"
+        );
     }
 
     #[test]

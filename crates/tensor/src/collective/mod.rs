@@ -84,7 +84,9 @@ pub enum CollectiveError {
         world_size: usize,
     },
     /// The others did not come in time.
-    #[error("{op} on rank {rank}: the other ranks of {world_size} did not arrive within {waited:?}")]
+    #[error(
+        "{op} on rank {rank}: the other ranks of {world_size} did not arrive within {waited:?}"
+    )]
     Deadline {
         /// The operation.
         op: &'static str,
@@ -108,5 +110,11 @@ fn check_length(
     if expected == got {
         return Ok(());
     }
-    Err(CollectiveError::Length { op, buffer, rank, expected, got })
+    Err(CollectiveError::Length {
+        op,
+        buffer,
+        rank,
+        expected,
+        got,
+    })
 }

@@ -31,13 +31,25 @@ pub(crate) fn attention(
     out: &mut [f32],
 ) {
     let n_seqs = cu_seqlens.len().saturating_sub(1);
-    let longest = cu_seqlens.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
+    let longest = cu_seqlens
+        .windows(2)
+        .map(|w| w[1] - w[0])
+        .max()
+        .unwrap_or(0);
     let rotation = Rotation::new(shape, longest);
     let out = SharedMut::new(out);
     parallel.for_each(n_seqs * shape.n_heads, |i| {
         let (seq, head) = (i / shape.n_heads, i % shape.n_heads);
         let tokens = cu_seqlens[seq]..cu_seqlens[seq + 1];
-        let job = Head { isa, qkv, first: tokens.start, n: tokens.len(), head, shape, bias };
+        let job = Head {
+            isa,
+            qkv,
+            first: tokens.start,
+            n: tokens.len(),
+            head,
+            shape,
+            bias,
+        };
         // SAFETY: pieces differ in sequence or head, so they write disjoint elements of `out`.
         unsafe { job.run(rotation.as_ref(), out) };
     });
@@ -52,7 +64,9 @@ struct Rotation {
 
 impl Rotation {
     fn new(shape: &AttentionShape, n_positions: usize) -> Option<Self> {
-        let PositionRule::Rotary { base, dim } = shape.position else { return None };
+        let PositionRule::Rotary { base, dim } = shape.position else {
+            return None;
+        };
         let half = dim / 2;
         let table = (0..n_positions * half)
             .map(|i| {
@@ -134,16 +148,22 @@ impl Head<'_> {
         let mut row = vec![0.0; dim];
         for token in 0..self.n {
             self.load(1, token, rotation, &mut row);
-            row.iter().enumerate().for_each(|(d, &x)| keys.set(token, d, x));
+            row.iter()
+                .enumerate()
+                .for_each(|(d, &x)| keys.set(token, d, x));
             self.load(2, token, None, &mut row);
-            row.iter().enumerate().for_each(|(d, &x)| values.set(d, token, x));
+            row.iter()
+                .enumerate()
+                .for_each(|(d, &x)| values.set(d, token, x));
         }
         (keys, values)
     }
 
     /// Copies this head's part of query (0), key (1) or value (2) of a token.
     fn load(&self, part: usize, token: usize, rotation: Option<&Rotation>, to: &mut [f32]) {
-        let AttentionShape { n_heads, head_dim, .. } = *self.shape;
+        let AttentionShape {
+            n_heads, head_dim, ..
+        } = *self.shape;
         let at = ((self.first + token) * 3 + part) * n_heads * head_dim + self.head * head_dim;
         to.copy_from_slice(&self.qkv[at..][..head_dim]);
         if let Some(rotation) = rotation {
@@ -153,7 +173,11 @@ impl Head<'_> {
 
     /// The bias of distances `−(n − 1) ..= n − 1` (key − query); empty without a bias.
     fn distance_bias(&self) -> Vec<f32> {
-        let PositionRule::RelativeBias { n_buckets, max_distance } = self.shape.position else {
+        let PositionRule::RelativeBias {
+            n_buckets,
+            max_distance,
+        } = self.shape.position
+        else {
             return Vec::new();
         };
         let n = self.n as i64;
@@ -202,7 +226,10 @@ mod tests {
     fn buckets_are_exact_near_zero_and_saturate() {
         let bucket = |distance| relative_bucket(distance, 32, 128);
         assert_eq!([0, -1, -7, 1, 7].map(bucket), [0, 1, 7, 17, 23]);
-        assert_eq!([-8, -127, -128, -5000, 128, 5000].map(bucket), [8, 15, 15, 15, 31, 31]);
+        assert_eq!(
+            [-8, -127, -128, -5000, 128, 5000].map(bucket),
+            [8, 15, 15, 15, 31, 31]
+        );
         // 8 + ⌊8 · ln(16/8) / ln(128/8)⌋ = 10
         assert_eq!(bucket(-16), 10);
     }

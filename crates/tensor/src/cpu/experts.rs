@@ -50,7 +50,10 @@ impl Experts {
                 });
             }
         }
-        Ok(Self { experts, activation })
+        Ok(Self {
+            experts,
+            activation,
+        })
     }
 
     pub(crate) fn n_bytes(&self) -> usize {
@@ -82,7 +85,9 @@ impl Experts {
         let mut n_multiply_adds = 0;
         for (expert_idx, expert) in self.experts.iter().enumerate() {
             let slots = dispatch.slots(expert_idx);
-            let (Some(expert), false) = (expert, slots.is_empty()) else { continue };
+            let (Some(expert), false) = (expert, slots.is_empty()) else {
+                continue;
+            };
             let tokens = &dispatch.token_of_slot[slots.clone()];
             n_multiply_adds += (tokens.len() * expert.w_in.n_out() * 2 * d_model) as u64;
             let y = &mut y[slots.start * d_model..slots.end * d_model];
@@ -132,9 +137,16 @@ impl Expert {
             gathered.extend_from_slice(&x[token as usize * d_model..][..d_model]);
         }
         let mut hidden = vec![0.0; tokens.len() * self.w_in.n_out()];
-        let first = Epilogue { bias: self.b_in.as_deref(), activation, residual: None };
+        let first = Epilogue {
+            bias: self.b_in.as_deref(),
+            activation,
+            residual: None,
+        };
         gemm(isa, parallel, &gathered, &self.w_in, &mut hidden, first);
-        let second = Epilogue { bias: self.b_out.as_deref(), ..Epilogue::NONE };
+        let second = Epilogue {
+            bias: self.b_out.as_deref(),
+            ..Epilogue::NONE
+        };
         gemm(isa, parallel, &hidden, &self.w_out, y, second);
     }
 }
@@ -152,7 +164,11 @@ struct Dispatch {
 impl Dispatch {
     fn new(routing: &Routing, n_experts: usize) -> Self {
         let mut offsets = vec![0; n_experts + 1];
-        for &expert in routing.expert_idx.iter().filter(|&&e| e != Routing::DROPPED) {
+        for &expert in routing
+            .expert_idx
+            .iter()
+            .filter(|&&e| e != Routing::DROPPED)
+        {
             offsets[expert as usize + 1] += 1;
         }
         for e in 0..n_experts {
@@ -169,7 +185,11 @@ impl Dispatch {
                 *slot += 1;
             }
         }
-        Self { offsets, token_of_slot, slot_of_choice }
+        Self {
+            offsets,
+            token_of_slot,
+            slot_of_choice,
+        }
     }
 
     fn n_slots(&self) -> usize {
@@ -185,5 +205,10 @@ fn check(dim: &'static str, expected: usize, got: usize) -> Result<()> {
     if expected == got {
         return Ok(());
     }
-    Err(DeviceError::Shape { op: "load_experts", dim, expected, got })
+    Err(DeviceError::Shape {
+        op: "load_experts",
+        dim,
+        expected,
+        got,
+    })
 }

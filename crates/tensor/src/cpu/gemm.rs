@@ -25,8 +25,11 @@ pub(crate) struct Epilogue<'a> {
 
 impl Epilogue<'_> {
     /// Store as it is.
-    pub(crate) const NONE: Self =
-        Self { bias: None, activation: Activation::Identity, residual: None };
+    pub(crate) const NONE: Self = Self {
+        bias: None,
+        activation: Activation::Identity,
+        residual: None,
+    };
 }
 
 /// Rows of A that a block of work keeps in the cache, in elements (512 KiB of f32: half of a
@@ -62,7 +65,9 @@ fn gemm_panels<E: Weight>(
         return;
     }
     let m = c.len() / w.n_out;
-    let block_rows = (BLOCK_ELEMENTS / w.n_in.max(1)).next_multiple_of(12).clamp(12, 768);
+    let block_rows = (BLOCK_ELEMENTS / w.n_in.max(1))
+        .next_multiple_of(12)
+        .clamp(12, 768);
     let n_row_blocks = m.div_ceil(block_rows);
     // Four pieces a thread even out a core that is slowed down; a piece has an even number of
     // panels, since tiles take two.
@@ -76,7 +81,19 @@ fn gemm_panels<E: Weight>(
         let panels = piece * piece_panels..n_panels.min((piece + 1) * piece_panels);
         // SAFETY: blocks differ in rows or in panels, so they write disjoint elements of `c`,
         // which nobody reads before `for_each` returns; `c` is `[m, n_out]`.
-        unsafe { block(isa, &Block { a, w, c: out.ptr(), epilogue, rows, panels }) };
+        unsafe {
+            block(
+                isa,
+                &Block {
+                    a,
+                    w,
+                    c: out.ptr(),
+                    epilogue,
+                    rows,
+                    panels,
+                },
+            );
+        };
     });
 }
 
@@ -89,7 +106,19 @@ pub(crate) fn gemm_serial(isa: Isa, a: &[f32], w: &Panels<f32>, c: &mut [f32]) {
     let panels = 0..w.n_panels();
     let c = c.as_mut_ptr();
     // SAFETY: `c` is `[m, n_out]` and borrowed by this call alone.
-    unsafe { block(isa, &Block { a, w, c, epilogue: Epilogue::NONE, rows, panels }) };
+    unsafe {
+        block(
+            isa,
+            &Block {
+                a,
+                w,
+                c,
+                epilogue: Epilogue::NONE,
+                rows,
+                panels,
+            },
+        );
+    };
 }
 
 /// Some rows and panels of a product.
@@ -105,7 +134,10 @@ struct Block<'a, E> {
 /// # Safety
 /// `c` is `[m, n_out]` with `m ≥ rows.end`, and nobody else touches this block of it.
 unsafe fn block<E: Weight>(isa: Isa, block: &Block<'_, E>) {
-    assert!(block.a.len() >= block.rows.end * block.w.n_in, "A is shorter than its rows");
+    assert!(
+        block.a.len() >= block.rows.end * block.w.n_in,
+        "A is shorter than its rows"
+    );
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Isa::available` checked the features; C is the caller's promise.
@@ -184,8 +216,7 @@ unsafe fn tile<L: Lanes, E: Weight, const M: usize, const P: usize>(
     unsafe {
         let mut acc = [[L::zero(); P]; M];
         let a = block.a.as_ptr().add(row * k);
-        let panels: [*const E; P] =
-            std::array::from_fn(|p| block.w.panel(panel_idx + p).as_ptr());
+        let panels: [*const E; P] = std::array::from_fn(|p| block.w.panel(panel_idx + p).as_ptr());
         for i in 0..k {
             let w: [L; P] = std::array::from_fn(|p| E::load::<L>(panels[p].add(i * LANES)));
             for (r, acc) in acc.iter_mut().enumerate() {
@@ -221,9 +252,15 @@ unsafe fn store_row<E: Weight>(
 ) {
     let n = block.w.n_out;
     let width = sums.len().min(n - first_col);
-    let Epilogue { bias, activation, residual } = block.epilogue;
+    let Epilogue {
+        bias,
+        activation,
+        residual,
+    } = block.epilogue;
     if let Some(bias) = bias {
-        sums.iter_mut().zip(&bias[first_col..]).for_each(|(x, b)| *x += b);
+        sums.iter_mut()
+            .zip(&bias[first_col..])
+            .for_each(|(x, b)| *x += b);
     }
     activate(activation, sums);
     if let Some(residual) = residual {

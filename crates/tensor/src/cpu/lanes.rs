@@ -131,7 +131,12 @@ impl Lanes for Avx2Lanes {
     #[inline(always)]
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         // SAFETY: see above.
-        unsafe { Self(_mm256_fmadd_ps(a.0, b.0, self.0), _mm256_fmadd_ps(a.1, b.1, self.1)) }
+        unsafe {
+            Self(
+                _mm256_fmadd_ps(a.0, b.0, self.0),
+                _mm256_fmadd_ps(a.1, b.1, self.1),
+            )
+        }
     }
     #[inline(always)]
     unsafe fn load_f32(from: *const f32) -> Self {
@@ -142,11 +147,13 @@ impl Lanes for Avx2Lanes {
     unsafe fn load_bf16(from: *const bf16) -> Self {
         // SAFETY: see above.
         unsafe {
-            let widen = |x: __m128i| {
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(x)))
-            };
+            let widen =
+                |x: __m128i| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(x)));
             let from = from.cast::<__m128i>();
-            Self(widen(_mm_loadu_si128(from)), widen(_mm_loadu_si128(from.add(1))))
+            Self(
+                widen(_mm_loadu_si128(from)),
+                widen(_mm_loadu_si128(from.add(1))),
+            )
         }
     }
     #[inline(always)]

@@ -72,7 +72,11 @@ fn tanh(x: f32) -> f32 {
     let e = exp(2.0 * x.abs().min(20.0));
     let far = 1.0 - 2.0 / (e + 1.0);
     let x2 = x * x;
-    let near = x.abs() * x2.mul_add(x2.mul_add(x2.mul_add(-17.0 / 315.0, 2.0 / 15.0), -1.0 / 3.0), 1.0);
+    let near = x.abs()
+        * x2.mul_add(
+            x2.mul_add(x2.mul_add(-17.0 / 315.0, 2.0 / 15.0), -1.0 / 3.0),
+            1.0,
+        );
     let y = if x.abs() < 0.2 { near } else { far };
     y.copysign(x)
 }
@@ -131,7 +135,12 @@ mod tests {
     fn erf_matches_its_series() {
         for x in sweep(-3.9, 3.9) {
             let error = (f64::from(erf(x)) - erf64(f64::from(x))).abs();
-            assert!(error < 5e-7, "erf({x}) = {}, expected {}", erf(x), erf64(f64::from(x)));
+            assert!(
+                error < 5e-7,
+                "erf({x}) = {}, expected {}",
+                erf(x),
+                erf64(f64::from(x))
+            );
         }
         assert_eq!(erf(30.0), 1.0);
         assert_eq!(erf(-30.0), -1.0);
@@ -139,10 +148,13 @@ mod tests {
 
     #[test]
     fn activations_match_f64() {
-        let cases: [(Activation, fn(f64) -> f64); 6] = [
+        type Exact = fn(f64) -> f64;
+        let cases: [(Activation, Exact); 6] = [
             (Activation::Identity, |x| x),
             (Activation::Relu, |x| x.max(0.0)),
-            (Activation::Gelu, |x| 0.5 * x * (1.0 + erf64(x / 2f64.sqrt()))),
+            (Activation::Gelu, |x| {
+                0.5 * x * (1.0 + erf64(x / 2f64.sqrt()))
+            }),
             (Activation::GeluTanh, |x| {
                 let c = (2.0 / std::f64::consts::PI).sqrt();
                 0.5 * x * (1.0 + (c * (x + 0.044715 * x * x * x)).tanh())
@@ -155,7 +167,11 @@ mod tests {
                 let mut y = [x];
                 activate(activation, &mut y);
                 let error = (f64::from(y[0]) - exact(f64::from(x))).abs();
-                assert!(error < 2e-6, "{activation:?}({x}) = {}, error {error}", y[0]);
+                assert!(
+                    error < 2e-6,
+                    "{activation:?}({x}) = {}, error {error}",
+                    y[0]
+                );
             }
         }
     }

@@ -46,12 +46,24 @@ impl Tensor {
     /// # Panics
     /// If `data` is not `n_rows · n_cols` long.
     pub fn new(n_rows: usize, n_cols: usize, data: Vec<f32>) -> Self {
-        assert_eq!(data.len(), n_rows * n_cols, "a tensor of {n_rows} × {n_cols}");
-        Self { n_rows, n_cols, data }
+        assert_eq!(
+            data.len(),
+            n_rows * n_cols,
+            "a tensor of {n_rows} × {n_cols}"
+        );
+        Self {
+            n_rows,
+            n_cols,
+            data,
+        }
     }
 
     fn zeros(n_rows: usize, n_cols: usize) -> Self {
-        Self { n_rows, n_cols, data: vec![0.0; n_rows * n_cols] }
+        Self {
+            n_rows,
+            n_cols,
+            data: vec![0.0; n_rows * n_cols],
+        }
     }
 
     /// Its numbers, row by row.
@@ -105,7 +117,12 @@ impl CpuDevice {
     /// [`DeviceError::SetUp`] if the threads cannot be started.
     pub fn new(config: CpuConfig, collective: Box<dyn Collective>) -> Result<Self> {
         let parallel = Parallel::new(config.n_threads)?;
-        Ok(Self { config, parallel, collective, counters: Arc::default() })
+        Ok(Self {
+            config,
+            parallel,
+            collective,
+            counters: Arc::default(),
+        })
     }
 
     /// The counters, for readers on other threads.
@@ -130,7 +147,10 @@ impl Device for CpuDevice {
     }
 
     fn load_exact_matrix(&self, host: &HostMatrix<'_>) -> Result<Matrix> {
-        let host = HostMatrix { tensor: host.tensor.clone(), layout: host.layout };
+        let host = HostMatrix {
+            tensor: host.tensor.clone(),
+            layout: host.layout,
+        };
         Ok(Matrix::pack(DType::F32, &[host], &self.parallel))
     }
 
@@ -154,7 +174,9 @@ impl Device for CpuDevice {
     ) -> Result<Experts> {
         let dtype = self.config.dtype;
         let experts = Experts::load(dtype, n_experts, slices, activation, &self.parallel)?;
-        self.counters.expert_bytes.fetch_add(experts.n_bytes() as u64, Ordering::Relaxed);
+        self.counters
+            .expert_bytes
+            .fetch_add(experts.n_bytes() as u64, Ordering::Relaxed);
         Ok(experts)
     }
 
@@ -171,25 +193,44 @@ impl Device for CpuDevice {
             check("embed", "n_tokens", n_tokens, part.row_idx.len())?;
             check("embed", "d_model", n_cols, part.table.n_cols())?;
             let (expected, largest) = (part.table.n_rows(), part.row_idx.iter().max());
-            if let Some(got) = largest.map(|&i| i as usize + 1).filter(|&got| got > expected) {
-                return Err(DeviceError::Shape { op: "embed", dim: "n_rows", expected, got });
+            if let Some(got) = largest
+                .map(|&i| i as usize + 1)
+                .filter(|&got| got > expected)
+            {
+                return Err(DeviceError::Shape {
+                    op: "embed",
+                    dim: "n_rows",
+                    expected,
+                    got,
+                });
             }
         }
-        self.parallel.for_each_chunk(&mut out.data, n_cols.max(1), |token, out| {
-            for part in rows {
-                part.table.add_row(part.row_idx[token] as usize, part.scale, out);
-            }
-        });
+        self.parallel
+            .for_each_chunk(&mut out.data, n_cols.max(1), |token, out| {
+                for part in rows {
+                    part.table
+                        .add_row(part.row_idx[token] as usize, part.scale, out);
+                }
+            });
         Ok(out)
     }
 
     fn norm(&self, x: &Tensor, norm: &Norm<Vec<f32>>) -> Result<Tensor> {
         check("norm", "d_model", x.n_cols, norm.weight.len())?;
         let mut out = x.clone();
-        let (isa, Norm { kind, eps, weight, bias }) = (self.config.isa, norm);
-        self.parallel.for_each_chunk(&mut out.data, x.n_cols.max(1), |_, row| {
-            norm::norm_row(isa, *kind, *eps, row, weight, bias.as_deref());
-        });
+        let (
+            isa,
+            Norm {
+                kind,
+                eps,
+                weight,
+                bias,
+            },
+        ) = (self.config.isa, norm);
+        self.parallel
+            .for_each_chunk(&mut out.data, x.n_cols.max(1), |_, row| {
+                norm::norm_row(isa, *kind, *eps, row, weight, bias.as_deref());
+            });
         Ok(out)
     }
 
@@ -215,7 +256,14 @@ impl Device for CpuDevice {
             activation,
             residual: residual.map(|r| r.data.as_slice()),
         };
-        gemm(self.config.isa, &self.parallel, &x.data, w, &mut out.data, epilogue);
+        gemm(
+            self.config.isa,
+            &self.parallel,
+            &x.data,
+            w,
+            &mut out.data,
+            epilogue,
+        );
         Ok(out)
     }
 
@@ -246,7 +294,12 @@ impl Device for CpuDevice {
     ) -> Result<Tensor> {
         let width = shape.n_heads * shape.head_dim;
         check("attention", "3 · n_heads · head_dim", 3 * width, qkv.n_cols)?;
-        check("attention", "n_tokens", cu_seqlens.last().copied().unwrap_or(0), qkv.n_rows)?;
+        check(
+            "attention",
+            "n_tokens",
+            cu_seqlens.last().copied().unwrap_or(0),
+            qkv.n_rows,
+        )?;
         let n_bias = match shape.position {
             PositionRule::RelativeBias { n_buckets, .. } => n_buckets * shape.n_heads,
             _ => 0,
@@ -279,12 +332,22 @@ impl Device for CpuDevice {
         capacity: usize,
         counted: bool,
     ) -> Result<()> {
-        check("limit_capacity", "n_tokens", routing.n_tokens(), segments.last().copied().unwrap_or(0))?;
-        let kept = routing.expert_idx.iter().filter(|&&e| e != Routing::DROPPED);
+        check(
+            "limit_capacity",
+            "n_tokens",
+            routing.n_tokens(),
+            segments.last().copied().unwrap_or(0),
+        )?;
+        let kept = routing
+            .expert_idx
+            .iter()
+            .filter(|&&e| e != Routing::DROPPED);
         let n_experts = kept.max().map_or(0, |&e| e as usize + 1);
         let n_dropped = router::limit_capacity(routing, n_experts, segments, capacity);
         if counted {
-            self.counters.n_dropped.fetch_add(n_dropped, Ordering::Relaxed);
+            self.counters
+                .n_dropped
+                .fetch_add(n_dropped, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -293,15 +356,25 @@ impl Device for CpuDevice {
         check("expert_ffn", "n_tokens", x.n_rows, routing.n_tokens())?;
         let mut out = Tensor::zeros(x.n_rows, x.n_cols);
         let isa = self.config.isa;
-        let n = experts.run(isa, &self.parallel, &x.data, routing, x.n_cols, &mut out.data);
-        self.counters.expert_multiply_adds.fetch_add(n, Ordering::Relaxed);
+        let n = experts.run(
+            isa,
+            &self.parallel,
+            &x.data,
+            routing,
+            x.n_cols,
+            &mut out.data,
+        );
+        self.counters
+            .expert_multiply_adds
+            .fetch_add(n, Ordering::Relaxed);
         Ok(out)
     }
 
     fn all_gather(&self, x: &Tensor, n_rows: &[usize]) -> Result<Tensor> {
         let mut out = Tensor::zeros(n_rows.iter().sum(), x.n_cols);
         let counts: Vec<_> = n_rows.iter().map(|n| n * x.n_cols).collect();
-        self.collective.all_gather(&x.data, &counts, &mut out.data)?;
+        self.collective
+            .all_gather(&x.data, &counts, &mut out.data)?;
         Ok(out)
     }
 
@@ -312,21 +385,33 @@ impl Device for CpuDevice {
         let mut gate_weight = vec![0.0; n_slots];
         // Gathering copies bits, so indices may travel as floats.
         let send = bytemuck::cast_slice(&routing.expert_idx);
-        self.collective.all_gather(send, &counts, bytemuck::cast_slice_mut(&mut expert_idx))?;
-        self.collective.all_gather(&routing.gate_weight, &counts, &mut gate_weight)?;
-        Ok(Routing { top_k: routing.top_k, expert_idx, gate_weight })
+        self.collective
+            .all_gather(send, &counts, bytemuck::cast_slice_mut(&mut expert_idx))?;
+        self.collective
+            .all_gather(&routing.gate_weight, &counts, &mut gate_weight)?;
+        Ok(Routing {
+            top_k: routing.top_k,
+            expert_idx,
+            gate_weight,
+        })
     }
 
     fn reduce_scatter(&self, x: &Tensor, n_rows: &[usize]) -> Result<Tensor> {
         let counts: Vec<_> = n_rows.iter().map(|n| n * x.n_cols).collect();
         let mine = n_rows.get(self.collective.rank()).copied().unwrap_or(0);
         let mut out = Tensor::zeros(mine, x.n_cols);
-        self.collective.reduce_scatter(&x.data, &counts, &mut out.data)?;
+        self.collective
+            .reduce_scatter(&x.data, &counts, &mut out.data)?;
         Ok(out)
     }
 
     fn pool(&self, x: &Tensor, cu_seqlens: &[usize], rule: Pooling) -> Result<Tensor> {
-        check("pool", "n_tokens", cu_seqlens.last().copied().unwrap_or(0), x.n_rows)?;
+        check(
+            "pool",
+            "n_tokens",
+            cu_seqlens.last().copied().unwrap_or(0),
+            x.n_rows,
+        )?;
         let n_seqs = cu_seqlens.len().saturating_sub(1);
         let mut out = Tensor::zeros(n_seqs, x.n_cols);
         let n = x.n_cols.max(1);
@@ -346,7 +431,10 @@ impl Device for CpuDevice {
     }
 
     fn scale(&self, x: &Tensor, factor: f32) -> Result<Tensor> {
-        Ok(Tensor { data: x.data.iter().map(|x| factor * x).collect(), ..*x })
+        Ok(Tensor {
+            data: x.data.iter().map(|x| factor * x).collect(),
+            ..*x
+        })
     }
 
     fn to_host(&self, x: &Tensor) -> Result<Vec<f32>> {
@@ -366,7 +454,12 @@ fn check(op: &'static str, dim: &'static str, expected: usize, got: usize) -> Re
     if expected == got {
         return Ok(());
     }
-    Err(DeviceError::Shape { op, dim, expected, got })
+    Err(DeviceError::Shape {
+        op,
+        dim,
+        expected,
+        got,
+    })
 }
 
 fn check_same(op: &'static str, x: &Tensor, y: &Tensor) -> Result<()> {

@@ -57,16 +57,20 @@ impl<E: Weight> Panels<E> {
         for part in parts {
             starts.push(starts[starts.len() - 1] + part.n_out());
         }
-        parallel.for_each_chunk(&mut panels.data, (n_in * LANES).max(1), |panel_idx, panel| {
-            let rows = panel_idx * LANES..n_out.min((panel_idx + 1) * LANES);
-            for (part, &start) in parts.iter().zip(&starts) {
-                let from = rows.start.max(start);
-                let to = rows.end.min(start + part.n_out());
-                if from < to {
-                    pack_panel(part, from - start..to - start, from - rows.start, panel);
+        parallel.for_each_chunk(
+            &mut panels.data,
+            (n_in * LANES).max(1),
+            |panel_idx, panel| {
+                let rows = panel_idx * LANES..n_out.min((panel_idx + 1) * LANES);
+                for (part, &start) in parts.iter().zip(&starts) {
+                    let from = rows.start.max(start);
+                    let to = rows.end.min(start + part.n_out());
+                    if from < to {
+                        pack_panel(part, from - start..to - start, from - rows.start, panel);
+                    }
                 }
-            }
-        });
+            },
+        );
         panels
     }
 }
@@ -105,7 +109,13 @@ fn pack_panel<E: Weight>(
 pub(crate) fn read_run(tensor: &HostTensor<'_>, first: usize, to: &mut [f32]) {
     let size = tensor.dtype.size();
     let bytes = &tensor.data[first * size..][..to.len() * size];
-    let halves = || bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
+    let halves = || {
+        bytes
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|b| u16::from_le_bytes(*b))
+    };
     match tensor.dtype {
         DType::F32 => to
             .iter_mut()
@@ -116,7 +126,9 @@ pub(crate) fn read_run(tensor: &HostTensor<'_>, first: usize, to: &mut [f32]) {
             .zip(halves())
             .for_each(|(x, b)| *x = f32::from_bits(u32::from(b) << 16)),
         DType::F16 => {
-            to.iter_mut().zip(halves()).for_each(|(x, b)| *x = f16::from_bits(b).to_f32());
+            to.iter_mut()
+                .zip(halves())
+                .for_each(|(x, b)| *x = f16::from_bits(b).to_f32());
         }
     }
 }

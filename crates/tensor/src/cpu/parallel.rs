@@ -27,7 +27,9 @@ impl Parallel {
     }
 
     pub(crate) fn n_threads(&self) -> usize {
-        self.pool.as_ref().map_or(1, ThreadPool::current_num_threads)
+        self.pool
+            .as_ref()
+            .map_or(1, ThreadPool::current_num_threads)
     }
 
     /// Calls `f(0) .. f(n - 1)`.
@@ -46,8 +48,11 @@ impl Parallel {
         f: impl Fn(usize, &mut [T]) + Sync + Send,
     ) {
         match &self.pool {
-            Some(pool) if data.len() > size => pool
-                .install(|| data.par_chunks_mut(size).enumerate().for_each(|(i, c)| f(i, c))),
+            Some(pool) if data.len() > size => pool.install(|| {
+                data.par_chunks_mut(size)
+                    .enumerate()
+                    .for_each(|(i, c)| f(i, c));
+            }),
             _ => data.chunks_mut(size).enumerate().for_each(|(i, c)| f(i, c)),
         }
     }

@@ -86,7 +86,14 @@ mod tests {
     #[test]
     fn chooses_the_most_probable_and_breaks_ties_downwards() {
         let mut logits = [0.0, 2.0, 2.0, 1.0, 5.0, 5.0, 5.0, 5.0];
-        let routing = route(&mut logits, 4, RouterRule { top_k: 2, normalize: true });
+        let routing = route(
+            &mut logits,
+            4,
+            RouterRule {
+                top_k: 2,
+                normalize: true,
+            },
+        );
         assert_eq!(routing.expert_idx, [1, 2, 0, 1]);
         assert_eq!(routing.gate_weight, [0.5; 4]);
         assert_eq!(routing.n_tokens(), 2);
@@ -95,7 +102,14 @@ mod tests {
     #[test]
     fn gates_are_probabilities_over_all_experts_unless_normalised() {
         let mut logits = [1.0_f32.ln(), 2.0_f32.ln(), 5.0_f32.ln()];
-        let routing = route(&mut logits, 3, RouterRule { top_k: 1, normalize: false });
+        let routing = route(
+            &mut logits,
+            3,
+            RouterRule {
+                top_k: 1,
+                normalize: false,
+            },
+        );
         assert_eq!(routing.expert_idx, [2]);
         assert!((routing.gate_weight[0] - 5.0 / 8.0).abs() < 1e-6);
     }
@@ -103,7 +117,14 @@ mod tests {
     #[test]
     fn huge_logits_stay_finite() {
         let mut logits = [-1e30, 3e38, 0.0];
-        let routing = route(&mut logits, 3, RouterRule { top_k: 2, normalize: true });
+        let routing = route(
+            &mut logits,
+            3,
+            RouterRule {
+                top_k: 2,
+                normalize: true,
+            },
+        );
         assert_eq!(routing.expert_idx[0], 1);
         assert!(routing.gate_weight.iter().all(|w| w.is_finite()));
     }
@@ -121,7 +142,10 @@ mod tests {
         // Expert 0 takes tokens 0 and 2 by first choice, expert 1 token 1 by first choice and
         // token 0 by second; token 1's and token 2's second choices find them full.
         assert_eq!(routing.expert_idx, [0, 1, 1, x, 0, x, 0, 1]);
-        assert_eq!(routing.gate_weight, [1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1.0]);
+        assert_eq!(
+            routing.gate_weight,
+            [1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1.0]
+        );
         assert_eq!(n_dropped, 2);
         assert_eq!(limit_capacity(&mut routing, 2, &[0, 3, 4], 2), 0);
     }

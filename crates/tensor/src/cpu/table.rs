@@ -32,7 +32,11 @@ impl Table {
             DType::BF16 => Rows::Bf16(convert(host, n_cols, parallel)),
             DType::F16 => Rows::F16(convert(host, n_cols, parallel)),
         };
-        Self { n_rows, n_cols, rows }
+        Self {
+            n_rows,
+            n_cols,
+            rows,
+        }
     }
 
     pub(crate) fn n_rows(&self) -> usize {
@@ -48,13 +52,19 @@ impl Table {
         let range = row * self.n_cols..(row + 1) * self.n_cols;
         match &self.rows {
             Rows::F32(r) => {
-                out.iter_mut().zip(&r[range]).for_each(|(o, x)| *o += scale * x);
+                out.iter_mut()
+                    .zip(&r[range])
+                    .for_each(|(o, x)| *o += scale * x);
             }
             Rows::Bf16(r) => {
-                out.iter_mut().zip(&r[range]).for_each(|(o, x)| *o += scale * x.to_f32());
+                out.iter_mut()
+                    .zip(&r[range])
+                    .for_each(|(o, x)| *o += scale * x.to_f32());
             }
             Rows::F16(r) => {
-                out.iter_mut().zip(&r[range]).for_each(|(o, x)| *o += scale * x.to_f32());
+                out.iter_mut()
+                    .zip(&r[range])
+                    .for_each(|(o, x)| *o += scale * x.to_f32());
             }
         }
     }
@@ -67,7 +77,9 @@ fn convert<E: Weight>(host: &HostTensor<'_>, n_cols: usize, parallel: &Parallel)
     parallel.for_each_chunk(&mut out, group, |i, out| {
         let mut wide = vec![0.0; out.len()];
         read_run(host, i * group, &mut wide);
-        out.iter_mut().zip(wide).for_each(|(o, x)| *o = E::from_f32(x));
+        out.iter_mut()
+            .zip(wide)
+            .for_each(|(o, x)| *o = E::from_f32(x));
     });
     out
 }

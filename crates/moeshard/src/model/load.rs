@@ -62,11 +62,11 @@ pub fn load(
 fn start(model: &Arc<Model>, compute: &ComputeConfig, place: &str) -> Result<CpuEngine> {
     let total = bytes_to_read(model, compute.strategy, compute.n_ranks);
     let bar = Arc::new(Progress::new(format!("loading {place}"), Some(total)));
-    let told = {
+    let told: Arc<dyn Fn(u64) + Send + Sync> = {
         let bar = Arc::clone(&bar);
         Arc::new(move |n_bytes| bar.add(n_bytes))
     };
-    let engine = CpuEngine::start(Arc::clone(model), engine_config(model, compute), told)
+    let engine = CpuEngine::start(Arc::clone(model), engine_config(model, compute), &told)
         .with_context(|| place.to_owned())?;
     bar.finish();
     Ok(engine)

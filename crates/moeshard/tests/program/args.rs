@@ -1,0 +1,230 @@
+//! Arguments that cannot be used die in one sentence, before anything is loaded.
+
+use clap::{FromArgMatches, Parser};
+use moeshard::cli::{Action, Cli};
+use moeshard::model::config::ArgError;
+use moeshard::serve::{ServeArgs, ServeConfig};
+
+use crate::support::{fails, golden, model, run, said, succeeds};
+
+fn serve_args(args: &[&str]) -> ServeArgs {
+    let cli = Cli::try_parse_from(["moeshard", "serve"].iter().chain(args)).expect("flags");
+    match cli.action {
+        Action::Serve(args) => *args,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn serve(args: &[&str]) -> Result<ServeConfig, ArgError> {
+    ServeConfig::try_from(serve_args(args))
+}
+
+#[test]
+fn impossible_values_are_named_with_what_is_possible() {
+    let check = |args: &[&str], expect: &str| {
+        let error = serve(args).expect_err(expect).to_string();
+        assert!(error.contains(expect), "{args:?}: {error}");
+        assert!(!error.contains('\n'), "{error}");
+    };
+    check(&["--ranks", "0"], "--ranks must be at least 1, got 0");
+    check(&["--threads", "0"], "--threads must be at least 1, got 0");
+    check(
+        &["--expert-capacity", "0"],
+        "--expert-capacity must be at least 1, got 0",
+    );
+    check(
+        &["--max-batch-tokens", "0"],
+        "--max-batch-tokens must be at least 1, got 0",
+    );
+    check(
+        &["--max-queue-tokens", "0"],
+        "--max-queue-tokens must be at least 1, got 0",
+    );
+    check(
+        &["--payload-limit", "0"],
+        "--payload-limit must be at least 1, got 0",
+    );
+    check(&["--gpus", "2"], "this build has no CUDA engine yet");
+    check(&["--device", "cuda"], "this build has no CUDA engine yet");
+    check(&["--device", "tpu"], "--device must be cpu, got `tpu`");
+    check(
+        &["--capacity-factor", "1.5"],
+        "--capacity-factor 1.5 has no effect without --experts capacity; got --experts auto",
+    );
+    check(
+        &["--experts", "capacity", "--capacity-factor=-1"],
+        "--capacity-factor must be above 0, got -1",
+    );
+    check(
+        &["--experts", "spread"],
+        "sharded, parallel, capacity or replicated, got `spread`",
+    );
+    check(
+        &["--pooling", "max"],
+        "--pooling must be cls, mean or last-token, got `max`",
+    );
+    check(
+        &["--hostname", "my.host"],
+        "--hostname must be an IP address",
+    );
+    check(&["--api-key", ""], "--api-key must not be empty");
+    check(
+        &["--model", "/no/such/folder"],
+        "`/no/such/folder` is neither a folder",
+    );
+    check(&["--model", "a/b/c"], "`a/b/c` is neither a folder");
+    check(
+        &["--revision", "v2"],
+        "--revision v2 has no effect without a --model on the hub",
+    );
+}
+
+#[test]
+fn dtypes_have_short_and_long_names() {
+    for name in ["f32", "float32", "bf16", "bfloat16", "f16", "float16"] {
+        assert!(serve(&["--dtype", name]).is_ok(), "{name}");
+    }
+    let error = Cli::try_parse_from(["moeshard", "serve", "--dtype", "int8"]);
+    assert!(
+        error
+            .expect_err("no dtype")
+            .to_string()
+            .contains("bfloat16")
+    );
+}
+
+#[test]
+fn names_of_text_embeddings_inference_are_understood() {
+    let args = [
+        "--model-id",
+        "a/b",
+        "--huggingface-hub-cache",
+        "/c",
+        "--auto-truncate",
+    ];
+    let config = serve(&args).expect("a configuration");
+    assert_eq!(config.model.hub.cache_dir.to_str(), Some("/c"));
+    assert!(config.http.auto_truncate);
+    let config = serve(&["--auto-truncate", "false"]).expect("a configuration");
+    assert!(!config.http.auto_truncate);
+    assert_eq!(
+        (config.http.payload_limit, config.address.port()),
+        (32_000_000, 3000)
+    );
+}
+
+#[test]
+fn every_flag_has_a_variable() {
+    let command = moeshard::cli::command(&|_| false);
+    for action in command
+        .get_subcommands()
+        .filter(|action| action.get_name() != "help")
+    {
+        for arg in action.get_arguments().filter(|arg| arg.get_id() != "help") {
+            let variable = arg
+                .get_env()
+                .map(|name| name.to_string_lossy().into_owned());
+            let expect = format!("MOESHARD_{}", arg.get_id().as_str().to_ascii_uppercase());
+            assert_eq!(variable, Some(expect), "{}", action.get_name());
+        }
+    }
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let args = serve_args(&["--api-key", "s3cret", "--hf-token", "hf_s3cret"]);
+    assert!(!format!("{args:?}").contains("s3cret"));
+    let config = ServeConfig::try_from(args).expect("a configuration");
+    assert!(!format!("{config:?}").contains("s3cret"));
+    let mut command = moeshard::cli::command(&|_| true);
+    let serve = command.find_subcommand_mut("serve").expect("serve");
+    for id in ["api_key", "hf_token"] {
+        let arg = serve
+            .get_arguments()
+            .find(|arg| arg.get_id() == id)
+            .expect(id);
+        assert!(arg.is_hide_env_values_set(), "{id}");
+    }
+    let matches = moeshard::cli::command(&|_| false).try_get_matches_from(["moeshard", "doctor"]);
+    assert!(Cli::from_arg_matches(&matches.expect("matches")).is_ok());
+}
+
+#[test]
+fn layouts_that_a_model_does_not_allow_are_named_with_both_numbers() {
+    let folder = model("nomic_moe");
+    let path = folder.path().to_str().expect("a path");
+    fails(
+        &["verify", "--model", path, "--ranks", "41"],
+        "d_ff 40 cannot be split over 41 ranks",
+    );
+    fails(
+        &[
+            "verify",
+            "--model",
+            path,
+            "--ranks",
+            "6",
+            "--experts",
+            "parallel",
+        ],
+        "5 experts cannot be dealt out to 6 ranks",
+    );
+    fails(
+        &["verify", "--model", path, "--max-length", "65"],
+        "--max-length 65 is above",
+    );
+}
+
+#[test]
+fn a_model_is_verified_at_any_world_size() {
+    for name in ["nomic_moe", "switch", "nllb_moe", "bert_classify"] {
+        let path = golden(name);
+        let path = path.to_str().expect("a path");
+        for args in [
+            &["--ranks", "1"][..],
+            &["--ranks", "3"],
+            &["--ranks", "2", "--experts", "parallel"],
+        ] {
+            let args = [&["verify", "--model", path], args].concat();
+            let output = succeeds(&args);
+            let table = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(
+                table.contains("final norm") && table.contains("every error"),
+                "{table}"
+            );
+        }
+    }
+    let path = golden("nomic_moe");
+    fails(
+        &[
+            "verify",
+            "--model",
+            path.to_str().expect("a path"),
+            "--tolerance",
+            "1e-12",
+        ],
+        "above the tolerance of 1.0e-12",
+    );
+}
+
+#[test]
+fn inspect_and_doctor_say_what_there_is() {
+    let folder = golden("nomic_moe");
+    let path = folder.to_str().expect("a path");
+    let shown = succeeds(&["inspect", "--model", path]).stdout;
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    for expect in [
+        "experts      5, d_ff 40",
+        "top_k        2",
+        "float32",
+        "none (no tokenizer.json)",
+    ] {
+        assert!(shown.contains(expect), "{shown}");
+    }
+    let shown = run(&["doctor", "--port", "0"]);
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.status.success(), "{}", said(&shown));
+    for expect in ["NVIDIA driver", "NCCL", "no CUDA engine yet", "would use"] {
+        assert!(text.contains(expect), "{text}");
+    }
+}

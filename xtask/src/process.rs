@@ -1,5 +1,6 @@
 //! Running other programs.
 
+use std::env;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,10 +9,27 @@ use anyhow::{Context, bail};
 
 /// The cargo that runs this program, in the repository's folder.
 pub(crate) fn cargo(root: &Path) -> Command {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(cargo);
     command.current_dir(root).stdin(Stdio::null());
+    for (name, _) in env::vars_os() {
+        if tells_of_xtask(&name.to_string_lossy()) {
+            command.env_remove(name);
+        }
+    }
     command
+}
+
+/// Whether cargo set a variable for this program alone. Some build scripts (ring's) run again when
+/// one of these changes: left in, `cargo xtask test` and `cargo test` would undo each other's work.
+fn tells_of_xtask(name: &str) -> bool {
+    let prefixes = [
+        "CARGO_PKG_",
+        "CARGO_MANIFEST_",
+        "CARGO_BIN_",
+        "CARGO_CRATE_",
+    ];
+    prefixes.iter().any(|prefix| name.starts_with(prefix)) || name == "CARGO_PRIMARY_PACKAGE"
 }
 
 /// Runs a command whose output goes to the terminal; whether it succeeded.

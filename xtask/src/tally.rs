@@ -15,6 +15,8 @@ pub(crate) struct Tally {
     pub(crate) n_without_data: usize,
     /// The different reasons, as the tests gave them.
     pub(crate) reasons: BTreeSet<String>,
+    /// Names of the tests that failed.
+    pub(crate) failed: Vec<String>,
     section: Section,
     test_has_skipped: bool,
 }
@@ -41,6 +43,8 @@ impl Tally {
             self.count(counts);
         } else if self.section == Section::Successes {
             self.read_success(line);
+        } else if let Some(name) = failed_test(line) {
+            self.failed.push(name.to_owned());
         }
         self.section == Section::Shown
     }
@@ -91,6 +95,11 @@ impl Tally {
     }
 }
 
+/// `test NAME ... FAILED`
+fn failed_test(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +144,7 @@ test result: FAILED. 2 passed; 1 failed; 4 ignored; 0 measured; 5 filtered out; 
         assert_eq!(tally.line(), "11 passed, 1 failed, 5 skipped");
         assert_eq!(tally.n_without_data, 1);
         assert_eq!(tally.reasons.len(), 2);
+        assert_eq!(tally.failed, ["c"]);
         assert!(shown.contains(&"assertion failed"));
         assert!(!shown.contains(&"some noise"));
     }

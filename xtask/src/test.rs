@@ -132,6 +132,9 @@ fn report(tally: &Tally) {
     for reason in &tally.reasons {
         println!("skipped: {reason}");
     }
+    for name in &tally.failed {
+        println!("failed: {name}");
+    }
     println!(
         "{} tests were skipped for want of data",
         tally.n_without_data

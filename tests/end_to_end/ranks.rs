@@ -38,6 +38,8 @@ fn every_world_size_and_strategy_answers_the_golden() {
             assert_close(&embed(ranks, experts), &solo, 1e-5);
         }
     }
+    // More ranks than tiles of d_ff 40: some hold nothing of an expert.
+    assert_close(&embed("7", "sharded"), &solo, 1e-5);
 }
 
 #[test]
@@ -62,10 +64,10 @@ fn each_rank_holds_and_multiplies_its_share_of_every_expert() {
     }
 }
 
-/// Asserts that ranks share `whole` evenly, up to one tile of the expert's 320 hidden units.
+/// Asserts that ranks share `whole` evenly, up to one tile of 16 of the expert's 320 hidden units.
 #[track_caller]
 fn assert_shares(parts: &[f64], whole: f64) {
-    const TILE: f64 = 32.0 / 320.0;
+    const TILE: f64 = 16.0 / 320.0;
     let sum: f64 = parts.iter().sum();
     assert!(
         (sum / whole - 1.0).abs() < 0.01,

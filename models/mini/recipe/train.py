@@ -223,7 +223,7 @@ class Run:
 
     def print_step(self, parts):
         spent = time.time() - self.start
-        terms = " ".join(f"{k} {float(v):.4f}" for k, v in parts.items())
+        terms = " ".join(f"{k} {v.item():.4f}" for k, v in parts.items())
         loads = " | ".join(" ".join(f"{100 * x:.0f}" for x in m.load.tolist()) for m in self.model.mixtures())
         print(f"step {self.step} {terms} load% {loads} {self.seen / spent:.0f} tokens/s ETA {60 * self.args.minutes - spent:.0f} s", flush=True)
 
@@ -245,6 +245,7 @@ class Run:
                 if self.progress() >= 1:
                     break
         self.report(held)
+        print(f"{self.step} steps, {self.seen / self.corpus.lengths.sum():.1f} passes over the texts")
 
 
 def arguments():

@@ -121,6 +121,11 @@ fn file(path: &Path) -> Option<PathBuf> {
     (path != Path::new("-")).then(|| path.to_owned())
 }
 
+/// Whether both are the same file, by whatever names.
+fn is_same(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
 fn extension(path: &Path) -> String {
     path.extension()
         .unwrap_or_default()
@@ -197,6 +202,12 @@ fn output(args: &BulkArgs) -> Result<OutputConfig, ArgError> {
         }
         None if existing == Existing::Resume => {
             return wrong("- is standard output, which cannot be resumed; name a file".to_owned());
+        }
+        Some(path) if is_same(path, &args.input) => {
+            return wrong(format!(
+                "{} is the input; name another file",
+                path.display()
+            ));
         }
         Some(path) if existing == Existing::Refuse && path.exists() => {
             return wrong(format!(

@@ -166,6 +166,9 @@ impl Records {
 
 type Text = Result<String, String>;
 
+/// A line without its end, or why it was not kept.
+type Line = Result<Vec<u8>, String>;
+
 fn not_empty(text: String) -> Text {
     if text.is_empty() {
         Err("the text is empty".to_owned())
@@ -174,7 +177,7 @@ fn not_empty(text: String) -> Text {
     }
 }
 
-fn utf8(bytes: Result<Vec<u8>, String>) -> Text {
+fn utf8(bytes: Line) -> Text {
     String::from_utf8(bytes?).map_err(|error| {
         let byte = error.utf8_error().valid_up_to() + 1;
         format!("the text is not valid UTF-8 (at byte {byte})")
@@ -207,7 +210,7 @@ impl Lines {
     }
 
     /// The next line with its number.
-    fn next_line(&mut self) -> Result<Option<(u64, Result<Vec<u8>, String>)>> {
+    fn next_line(&mut self) -> Result<Option<(u64, Line)>> {
         let mut bytes = Vec::new();
         let cannot = || format!("cannot read on after line {}", self.line);
         let limit = MAX_RECORD as u64 + 1;

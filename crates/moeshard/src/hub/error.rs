@@ -55,7 +55,10 @@ pub enum HubError {
         endpoint: String,
     },
     /// No connection, and no copy in the cache.
-    #[error("{endpoint} cannot be reached and the cache has no whole copy of `{id}`: {reason}")]
+    #[error(
+        "`{id}` is no folder here, the cache has no whole copy of it, and {endpoint} cannot be \
+         reached: {reason}"
+    )]
     Unreachable {
         /// The model.
         id: String,

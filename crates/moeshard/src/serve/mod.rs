@@ -123,8 +123,8 @@ fn load_now(
     let told = config.told;
     let adjust = |info: &mut _| told.apply(info).map_err(Into::into);
     let loaded = model::load(opened, &config.model.compute, config.batcher, adjust)?;
+    slot.fill(loaded.handle.clone());
     greeting::greet(loaded.handle.info(), address, started.elapsed(), json);
-    slot.fill(loaded.handle);
     Ok(loaded.worker)
 }
 

@@ -53,7 +53,7 @@ pub fn run(args: VerifyArgs) -> Result<()> {
         texts,
         tolerance,
     } = args;
-    if let Some(wrong) = tolerance.filter(|t| !(*t > 0.0)) {
+    if let Some(wrong) = tolerance.filter(|t| t.is_nan() || *t <= 0.0) {
         let reason = format!("must be above 0, got {wrong}");
         return Err(ArgError::Other {
             flag: "--tolerance",
@@ -135,13 +135,21 @@ fn print_header(
     let n_tokens: usize = sequences.iter().map(Vec::len).sum();
     writeln!(
         out,
-        "{name}: {} sequences of {n_tokens} tokens as {} on {} ranks, experts {}, {} kernels\n",
+        "{name}: {} sequences of {n_tokens} tokens as {} on {} of {} kernels, experts {}\n",
         sequences.len(),
         dtype(model, compute),
-        compute.n_ranks,
-        compute.strategy,
+        ranks(compute.n_ranks),
         Isa::detect(),
+        compute.strategy,
     )
+}
+
+fn ranks(n: usize) -> String {
+    if n == 1 {
+        "1 rank".to_owned()
+    } else {
+        format!("{n} ranks")
+    }
 }
 
 fn print_table(out: &mut dyn Write, comparison: &Comparison) -> io::Result<()> {

@@ -345,6 +345,12 @@ fn impossible_files_are_named() {
         |input, output, more: &[&str], expect| desk.fails("embed", input, output, more, expect);
     check("none.txt", "o.jsonl", &[], "does not exist");
     check(
+        "in.txt",
+        "in.txt",
+        &["--overwrite"],
+        "in.txt is the input; name another file",
+    );
+    check(
         "in.csv",
         "o.jsonl",
         &[],

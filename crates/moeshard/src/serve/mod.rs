@@ -7,6 +7,7 @@ mod args;
 mod greeting;
 mod signals;
 
+use std::future::pending;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
@@ -50,7 +51,10 @@ async fn serve(config: ServeConfig, json: bool) -> Result<()> {
     let state = AppState::new(slot.clone(), config.http.clone());
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(moeshard_http::serve(listener, state, async {
-        let _ = stopped.await;
+        // Without a word: loading failed, and the program ends with its reason.
+        if stopped.await.is_err() {
+            pending::<()>().await;
+        }
     }));
     tracing::info!("listening on http://{address}, loading the model");
     let loading = load(config, slot.clone(), address, json)?;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use moeshard_encoder::model::Model;
 use moeshard_encoder::reference::Reference;
+use moeshard_encoder::shard::Strategy;
 use moeshard_tensor::cpu::Isa;
 use moeshard_tensor::dtype::DType;
 
@@ -74,7 +75,8 @@ pub fn run(args: VerifyArgs) -> Result<()> {
     let worst = comparison.worst();
     ensure!(
         worst <= tolerance,
-        "the largest relative error is {worst:.1e}, above the tolerance of {tolerance:.1e}"
+        "the largest relative error is {worst:.1e}, above the tolerance of {tolerance:.1e}{}",
+        drops(&config.compute)
     );
     writeln!(out, "every error is within {tolerance:.1e}")?;
     Ok(())
@@ -142,6 +144,14 @@ fn print_header(
         Isa::detect(),
         compute.strategy,
     )
+}
+
+/// Why `capacity` is no match for the reference.
+fn drops(compute: &ComputeConfig) -> &'static str {
+    match compute.strategy {
+        Strategy::Capacity { .. } => " (--experts capacity drops tokens that the reference keeps)",
+        _ => "",
+    }
 }
 
 fn ranks(n: usize) -> String {

@@ -205,6 +205,22 @@ fn a_model_is_verified_at_any_world_size() {
         ],
         "above the tolerance of 1.0e-12",
     );
+    let capacity = [
+        "--ranks",
+        "2",
+        "--experts",
+        "capacity",
+        "--capacity-factor",
+        "0.5",
+    ];
+    fails(
+        &[
+            &["verify", "--model", path.to_str().expect("a path")],
+            &capacity[..],
+        ]
+        .concat(),
+        "--experts capacity drops tokens that the reference keeps",
+    );
 }
 
 #[test]

@@ -33,7 +33,9 @@ fn sequences(model: &Model, n: usize, random: &mut Random) -> Vec<Vec<u32>> {
 }
 
 fn bits(run: &Run) -> Vec<u32> {
-    run.hidden.iter().map(|x| x.to_bits()).collect()
+    let pooled = run.pooled.iter().flatten();
+    let all = run.hidden.iter().chain(pooled).chain(&run.logits);
+    all.map(|x| x.to_bits()).collect()
 }
 
 #[test]
@@ -47,13 +49,37 @@ fn a_sequence_alone_and_in_a_bulk_batch_is_bit_for_bit_the_same() {
                 n_threads: 2,
                 ..Layout::default()
             };
-            let (together, _) = run(&model.spec, &model.checkpoint, layout, &sequences);
-            for (sequence, in_batch) in sequences.iter().zip(&together).step_by(7) {
-                let one = std::slice::from_ref(sequence);
-                let (alone, _) = run(&model.spec, &model.checkpoint, layout, one);
-                assert_eq!(bits(&alone[0]), bits(in_batch), "{case} on {isa}");
+            check_alone(&format!("{case} on {isa}"), &model, layout, &sequences);
+        }
+    }
+}
+
+/// Alone, a sequence lies on another rank than in the bulk batch.
+#[test]
+fn with_several_ranks_too() {
+    for case in ["switch", "nomic_moe", "nomic_moe_classify", "nllb_moe"] {
+        let model = open(case);
+        let sequences = sequences(&model, 30, &mut Random(5));
+        for n_ranks in [2, 3] {
+            for strategy in [Strategy::Sharded, Strategy::Parallel, Strategy::Replicated] {
+                let layout = Layout {
+                    n_ranks,
+                    strategy,
+                    ..Layout::default()
+                };
+                let what = format!("{case}, {n_ranks} ranks, {strategy}");
+                check_alone(&what, &model, layout, &sequences);
             }
         }
+    }
+}
+
+fn check_alone(what: &str, model: &Model, layout: Layout, sequences: &[Vec<u32>]) {
+    let (together, _) = run(&model.spec, &model.checkpoint, layout, sequences);
+    for (sequence, in_batch) in sequences.iter().zip(&together).step_by(7) {
+        let one = std::slice::from_ref(sequence);
+        let (alone, _) = run(&model.spec, &model.checkpoint, layout, one);
+        assert_eq!(bits(&alone[0]), bits(in_batch), "{what}");
     }
 }
 

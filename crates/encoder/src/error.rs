@@ -1,7 +1,8 @@
 //! What can go wrong with an encoder.
 
 use moeshard_tensor::checkpoint::CheckpointError;
-use moeshard_tensor::device::DeviceError;
+use moeshard_tensor::device::{DeviceError, not_finite};
+use moeshard_tensor::dtype::DType;
 
 /// Why an encoder could not be loaded or run.
 #[derive(Debug, thiserror::Error)]
@@ -20,13 +21,16 @@ pub enum EncoderError {
         /// What the checkpoint holds.
         found: Vec<usize>,
     },
-    /// A weight is NaN or infinite.
-    #[error("tensor `{tensor}` holds NaN or infinity at element {element_idx} of the part read")]
+    /// A weight is NaN or infinite, or becomes so in the device's dtype.
+    #[error("tensor `{tensor}` holds {}", not_finite(*.element_idx, *.dtype))]
     NotFinite {
         /// Its name.
         tensor: String,
-        /// First such element, in row-major order of the part that was read.
-        element_idx: usize,
+        /// First such element, in row-major order of the part that was read; `None` if all are
+        /// finite as stored but too large for `dtype`.
+        element_idx: Option<usize>,
+        /// The device's dtype.
+        dtype: DType,
     },
     /// The experts cannot be laid out over the ranks.
     #[error("layer {layer_idx}: {reason}")]
@@ -43,6 +47,12 @@ pub enum EncoderError {
         id: u32,
         /// Number of ids.
         vocab_size: usize,
+    },
+    /// The sequences of a batch do not cover its tokens.
+    #[error("the sequences of a batch do not cover its {n_tokens} tokens in order")]
+    Offsets {
+        /// Tokens of the batch.
+        n_tokens: usize,
     },
     /// A sequence is longer than positions allow.
     #[error("a sequence of {n_tokens} tokens is longer than the model's {max_length}")]

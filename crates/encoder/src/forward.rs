@@ -99,7 +99,7 @@ impl<D: Device> Encoder<D> {
         batch: &RankBatch<'_>,
         trace: &mut dyn FnMut(Step<'_, D>) -> DeviceResult<()>,
     ) -> Result<D::Tensor, EncoderError> {
-        self.check(batch)?;
+        check_batch(&self.spec, batch.ids, batch.cu_seqlens)?;
         let mut x = self.embed(batch)?;
         trace(Step {
             layer_idx: None,
@@ -164,26 +164,6 @@ impl<D: Device> Encoder<D> {
     /// If the copy fails.
     pub fn routing(&self, routing: &D::Routing) -> Result<Routing, EncoderError> {
         Ok(self.device.routing_to_host(routing)?)
-    }
-
-    fn check(&self, batch: &RankBatch<'_>) -> Result<(), EncoderError> {
-        let vocab_size = self.spec.embedding.vocab_size;
-        if let Some(&id) = batch.ids.iter().find(|&&id| id as usize >= vocab_size) {
-            return Err(EncoderError::TokenId { id, vocab_size });
-        }
-        let longest = batch
-            .cu_seqlens
-            .windows(2)
-            .map(|w| w[1] - w[0])
-            .max()
-            .unwrap_or(0);
-        match self.spec.max_positions {
-            Some(max_length) if longest > max_length => Err(EncoderError::TooLong {
-                n_tokens: longest,
-                max_length,
-            }),
-            _ => Ok(()),
-        }
     }
 
     fn embed(&self, batch: &RankBatch<'_>) -> DeviceResult<D::Tensor> {
@@ -381,6 +361,35 @@ impl<D: Device> Encoder<D> {
             activation,
             residual,
         )
+    }
+}
+
+/// Checks that a batch can be run: every rank would refuse it otherwise, each at its own time.
+///
+/// # Errors
+/// If offsets do not cover the ids in order, an id is outside the vocabulary, or a sequence is longer
+/// than positions allow.
+pub fn check_batch(
+    spec: &EncoderSpec,
+    ids: &[u32],
+    cu_seqlens: &[usize],
+) -> Result<(), EncoderError> {
+    let ordered = cu_seqlens.is_sorted() && cu_seqlens.first() == Some(&0);
+    if !ordered || cu_seqlens.last() != Some(&ids.len()) {
+        let n_tokens = ids.len();
+        return Err(EncoderError::Offsets { n_tokens });
+    }
+    let vocab_size = spec.embedding.vocab_size;
+    if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+        return Err(EncoderError::TokenId { id, vocab_size });
+    }
+    let longest = cu_seqlens.windows(2).map(|w| w[1] - w[0]).max();
+    match spec.max_positions.zip(longest) {
+        Some((max_length, n_tokens)) if n_tokens > max_length => Err(EncoderError::TooLong {
+            n_tokens,
+            max_length,
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -1,12 +1,11 @@
 //! The same encoders in plain candle, one sequence at a time: what a device is compared with.
 //!
-//! Nothing here is fast and nothing is shared with the device: weights are read whole, one matrix
+//! Nothing here is fast and no formula is shared with a device: weights are read whole, one matrix
 //! a layer, and every formula is written as in its paper. f32 throughout.
 
 use candle_core::{D, Device, IndexOp, Result, Tensor};
 use candle_nn::ops::softmax;
 use moeshard_tensor::checkpoint::Checkpoint;
-use moeshard_tensor::cpu::relative_bucket;
 use moeshard_tensor::device::{
     Activation, AttentionShape, MatrixLayout, NormKind, Pooling, PositionRule, Routing,
 };
@@ -206,7 +205,7 @@ impl<'a> Reference<'a> {
         let n = n_tokens as i64;
         let buckets: Vec<u32> = (0..n)
             .flat_map(|query| (0..n).map(move |key| key - query))
-            .map(|distance| relative_bucket(distance, n_buckets, max_distance) as u32)
+            .map(|distance| relative_bucket(distance, n_buckets, max_distance))
             .collect();
         let rows = self
             .tensor(table)?
@@ -353,6 +352,24 @@ fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
         Activation::Silu => x.silu(),
         Activation::Tanh => x.tanh(),
     }
+}
+
+/// Half of the buckets for each direction; in each, half are single distances and the others grow
+/// by equal factors up to `max_distance`.
+fn relative_bucket(distance: i64, n_buckets: usize, max_distance: usize) -> u32 {
+    let per_direction = n_buckets / 2;
+    let direction = if distance > 0 { per_direction } else { 0 };
+    let n_single = per_direction / 2;
+    let n = distance.unsigned_abs() as usize;
+    let within = if n < n_single {
+        n
+    } else {
+        let factor = (n as f32 / n_single as f32).ln();
+        let longest = (max_distance as f32 / n_single as f32).ln();
+        let step = factor / longest * (per_direction - n_single) as f32;
+        (n_single + step as usize).min(per_direction - 1)
+    };
+    (direction + within) as u32
 }
 
 /// Rotates pairs `(x[i], x[i + dim/2])` of every head by `position · base^(−2i/dim)`.

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::str::FromStr;
 
 /// Hidden units of an expert are dealt out in groups of this size where there are enough of them:
 /// the width of the CPU kernels' weight panels.
@@ -50,22 +49,6 @@ impl fmt::Display for Strategy {
             Self::Capacity { .. } => "capacity",
             Self::Replicated => "replicated",
         })
-    }
-}
-
-impl FromStr for Strategy {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        match s {
-            "sharded" => Ok(Self::Sharded),
-            "parallel" => Ok(Self::Parallel),
-            "capacity" => Ok(Self::Capacity { factor: 1.25 }),
-            "replicated" => Ok(Self::Replicated),
-            _ => Err(format!(
-                "unknown expert strategy `{s}`, expected sharded, parallel, capacity or replicated"
-            )),
-        }
     }
 }
 

@@ -182,13 +182,18 @@ impl<'a, D: Device> Loader<'a, D> {
                 slices.push(self.expert_slice(expert_idx, expert, units, spec.d_ff)?);
             }
         }
+        let held: Vec<_> = slices.iter().map(|slice| slice.expert_idx).collect();
+        let experts = self.device.load_experts(n_experts, slices, spec.activation);
         Ok(ExpertLayer {
             n_experts,
-            router: self.device.load_exact_matrix(&router)?,
+            router: named(self.device.load_exact_matrix(&router), |_| {
+                &spec.router.tensor
+            })?,
             rule: spec.rule,
-            experts: self
-                .device
-                .load_experts(n_experts, slices, spec.activation)?,
+            experts: named(experts, |part| {
+                let expert = &spec.experts[held[part / 2]];
+                &[&expert.w_in, &expert.w_out][part % 2].tensor
+            })?,
             output_scale: spec.output_scale,
             shared_bias: self.optional_vector(spec.shared_bias.as_ref())?,
         })
@@ -237,16 +242,19 @@ impl<'a, D: Device> Loader<'a, D> {
         let weights = spec
             .weights
             .iter()
-            .map(|w| self.matrix(w, 0..n_out, 0..spec.n_in, n_out));
-        let biases = spec.biases.iter().map(|b| self.slice(b, n_out, 0..n_out));
-        let biases = biases.collect::<Result<Vec<_>>>()?;
+            .map(|w| self.matrix(w, 0..n_out, 0..spec.n_in, n_out))
+            .collect::<Result<Vec<_>>>()?;
+        let biases = spec
+            .biases
+            .iter()
+            .map(|b| self.slice(b, n_out, 0..n_out))
+            .collect::<Result<Vec<_>>>()?;
+        let name = |part: usize| &spec.weights[part].tensor;
         Ok(Linear {
-            weight: self
-                .device
-                .load_matrix(&weights.collect::<Result<Vec<_>>>()?)?,
+            weight: named(self.device.load_matrix(&weights), name)?,
             bias: match biases.as_slice() {
                 [] => None,
-                biases => Some(self.device.load_vector(biases)?),
+                biases => Some(named(self.device.load_vector(biases), |i| &spec.biases[i])?),
             },
         })
     }
@@ -256,9 +264,7 @@ impl<'a, D: Device> Loader<'a, D> {
         Ok(Norm {
             kind: spec.kind,
             eps: spec.eps,
-            weight: self
-                .device
-                .load_vector(&[self.slice(&spec.weight, n, 0..n)?])?,
+            weight: self.vector(&spec.weight, self.slice(&spec.weight, n, 0..n)?)?,
             bias: self.optional_vector(spec.bias.as_ref())?,
         })
     }
@@ -269,13 +275,17 @@ impl<'a, D: Device> Loader<'a, D> {
             return Ok(None);
         };
         let host = self.slice(tensor, self.d_model, 0..self.d_model)?;
-        Ok(Some(self.device.load_vector(&[host])?))
+        self.vector(tensor, host).map(Some)
     }
 
     /// A tensor of any shape, flattened.
     fn any_vector(&self, tensor: &TensorRef) -> Result<D::Vector> {
-        let host = self.checked(&tensor.name, self.checkpoint.read(&tensor.name, &[])?)?;
-        Ok(self.device.load_vector(&[host])?)
+        let host = self.told(self.checkpoint.read(&tensor.name, &[])?);
+        self.vector(tensor, host)
+    }
+
+    fn vector(&self, tensor: &TensorRef, host: HostTensor<'_>) -> Result<D::Vector> {
+        named(self.device.load_vector(&[host]), |_| tensor)
     }
 
     fn table(&self, tensor: &TensorRef, n_rows: usize) -> Result<D::Table> {
@@ -284,7 +294,7 @@ impl<'a, D: Device> Loader<'a, D> {
             &[n_rows, self.d_model],
             &[0..n_rows, 0..self.d_model],
         )?;
-        Ok(self.device.load_table(&host)?)
+        named(self.device.load_table(&host), |_| tensor)
     }
 
     /// Part `range` of a vector of `n`.
@@ -358,19 +368,13 @@ impl<'a, D: Device> Loader<'a, D> {
         if let (Some(rows), Some(first)) = (&tensor.rows, ranges.first_mut()) {
             *first = first.start + rows.start..first.end + rows.start;
         }
-        self.checked(name, self.checkpoint.read(name, &ranges)?)
+        Ok(self.told(self.checkpoint.read(name, &ranges)?))
     }
 
-    /// Refuses weights that are not numbers, and tells the progress.
-    fn checked(&self, name: &str, host: HostTensor<'a>) -> Result<HostTensor<'a>> {
-        if let Some(element_idx) = host.first_non_finite() {
-            return Err(EncoderError::NotFinite {
-                tensor: name.to_owned(),
-                element_idx,
-            });
-        }
+    /// Tells the progress.
+    fn told(&self, host: HostTensor<'a>) -> HostTensor<'a> {
         (self.progress)(host.data.len() as u64);
-        Ok(host)
+        host
     }
 }
 
@@ -388,6 +392,25 @@ fn sinusoidal_table(offset: usize, n_positions: usize, d_model: usize) -> HostTe
         }
     }
     HostTensor::from_f32(vec![n_positions, d_model], &table)
+}
+
+/// Names the tensor that a device refused; `name` tells the tensor of each part passed.
+fn named<'t, T>(
+    loaded: std::result::Result<T, DeviceError>,
+    name: impl Fn(usize) -> &'t TensorRef,
+) -> Result<T> {
+    loaded.map_err(|error| match error {
+        DeviceError::NotFinite {
+            part_idx,
+            element_idx,
+            dtype,
+        } => EncoderError::NotFinite {
+            tensor: name(part_idx).name.clone(),
+            element_idx,
+            dtype,
+        },
+        other => EncoderError::Device(other),
+    })
 }
 
 impl From<DeviceError> for EncoderError {

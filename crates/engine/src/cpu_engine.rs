@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use moeshard_batcher::{Engine, EngineError, EngineStats, PackedBatch, Task};
 use moeshard_encoder::error::EncoderError;
+use moeshard_encoder::forward::check_batch;
 use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::{ShardPlan, Strategy};
-use moeshard_tensor::collective::{Collective, Solo, in_process};
+use moeshard_tensor::collective::{Collective, CollectiveError, Solo, in_process};
 use moeshard_tensor::cpu::{CpuConfig, Isa};
+use moeshard_tensor::device::DeviceError;
 use moeshard_tensor::dtype::DType;
 
 use crate::placement::place;
@@ -17,7 +19,10 @@ use crate::rank::{Rank, RankJob, RankSetUp, start};
 
 /// The longest that a rank waits for the others in one collective. Ranks of one process wait for
 /// each other's arithmetic only; a rank that dies is noticed at once, whatever this is.
-const DEADLINE: Duration = Duration::from_secs(600);
+const DEADLINE: Duration = Duration::from_secs(3600);
+
+/// Each rank is a thread with a copy of everything but the experts.
+const MAX_RANKS: usize = 64;
 
 /// How an engine is set up.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +50,12 @@ pub enum StartError {
     Zero {
         /// Which setting.
         what: &'static str,
+    },
+    /// More ranks than make sense in one process.
+    #[error("{n_ranks} ranks in one process, expected at most {MAX_RANKS}")]
+    TooManyRanks {
+        /// What was asked for.
+        n_ranks: usize,
     },
     /// A rank could not load its part.
     #[error(transparent)]
@@ -90,13 +101,27 @@ impl CpuEngine {
                 .check(experts.experts.len(), experts.d_ff)
                 .map_err(|reason| EncoderError::Layout { layer_idx, reason })?;
         }
-        let ranks = collectives(config.n_ranks)
+        if config.n_ranks > MAX_RANKS {
+            let n_ranks = config.n_ranks;
+            return Err(StartError::TooManyRanks { n_ranks });
+        }
+        Self::start_over(model, config, collectives(config.n_ranks), progress)
+    }
+
+    /// Starts one rank for each end of a world.
+    fn start_over(
+        model: Arc<Model>,
+        config: EngineConfig,
+        collectives: Vec<Box<dyn Collective>>,
+        progress: &Arc<dyn Fn(u64) + Send + Sync>,
+    ) -> Result<Self, StartError> {
+        let ranks = collectives
             .into_iter()
             .enumerate()
             .map(|(rank, collective)| {
                 let set_up = RankSetUp {
                     plan: plan(&config, rank),
-                    cpu: cpu_config(&config),
+                    cpu: cpu_config(&config, rank),
                     sequence_capacity: config.sequence_capacity,
                     progress: Arc::clone(progress),
                 };
@@ -119,54 +144,46 @@ impl CpuEngine {
 
     /// Refuses what a rank could not run, before any rank starts.
     fn check(&self, batch: &PackedBatch) -> Result<(), EngineError> {
-        let spec = &self.model.spec;
-        let vocab_size = spec.embedding.vocab_size;
-        if let Some(&id) = batch.ids.iter().find(|&&id| id as usize >= vocab_size) {
-            return Err(EngineError::Input(
-                EncoderError::TokenId { id, vocab_size }.to_string(),
-            ));
+        let input = |error: EncoderError| EngineError::Input(error.to_string());
+        let PackedBatch {
+            ids,
+            type_ids,
+            cu_seqlens,
+            tasks,
+        } = batch;
+        if type_ids.len() != ids.len() || tasks.len() + 1 != cu_seqlens.len() {
+            return Err(EngineError::Input(format!(
+                "a batch of {} ids, {} type ids, {} offsets and {} tasks, which do not belong together",
+                ids.len(),
+                type_ids.len(),
+                cu_seqlens.len(),
+                tasks.len()
+            )));
         }
-        let longest = batch
-            .cu_seqlens
-            .windows(2)
-            .map(|w| w[1] - w[0])
-            .max()
-            .unwrap_or(0);
-        if let Some(max_length) = spec.max_positions.filter(|&max| longest > max) {
-            let error = EncoderError::TooLong {
-                n_tokens: longest,
-                max_length,
-            };
-            return Err(EngineError::Input(error.to_string()));
+        check_batch(&self.model.spec, ids, cu_seqlens).map_err(input)?;
+        let classifies = tasks.iter().any(|t| matches!(t, Task::Classify { .. }));
+        match classifies && self.model.spec.head.is_none() {
+            true => Err(input(EncoderError::NoHead)),
+            false => Ok(()),
         }
-        let classifies = batch
-            .tasks
-            .iter()
-            .any(|t| matches!(t, Task::Classify { .. }));
-        if classifies && spec.head.is_none() {
-            return Err(EngineError::Input(EncoderError::NoHead.to_string()));
-        }
-        Ok(())
     }
-}
 
-impl Engine for CpuEngine {
-    fn run(&self, batch: &PackedBatch) -> Result<Vec<Vec<f32>>, EngineError> {
-        self.check(batch)?;
-        let ranks = self.ranks.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Sends each rank its sequences and waits for all of them.
+    fn run_on(&self, ranks: &[Rank], batch: &PackedBatch) -> Result<Vec<Vec<f32>>, EngineError> {
         let lengths: Vec<_> = batch.cu_seqlens.windows(2).map(|w| w[1] - w[0]).collect();
         let placed = place(&lengths, ranks.len());
         let n_tokens_per_rank: Arc<[usize]> = placed
             .iter()
             .map(|seqs| seqs.iter().map(|&s| lengths[s]).sum())
             .collect();
-        let stopped = |rank| EngineError::Failed(format!("rank {rank} has stopped"));
+        let mut failures = Vec::new();
         for (rank, (r, seqs)) in ranks.iter().zip(&placed).enumerate() {
             let job = rank_job(batch, seqs, Arc::clone(&n_tokens_per_rank));
-            r.jobs.send(job).map_err(|_| stopped(rank))?;
+            if r.jobs.send(job).is_err() {
+                failures.push((rank, None));
+            }
         }
         let mut rows = vec![Vec::new(); lengths.len()];
-        let mut failure = None;
         for (rank, (r, seqs)) in ranks.iter().zip(&placed).enumerate() {
             match r.answers.recv() {
                 Ok(Ok(answers)) => {
@@ -174,19 +191,41 @@ impl Engine for CpuEngine {
                         rows[seq] = row;
                     }
                 }
-                Ok(Err(error)) => {
-                    failure.get_or_insert(EngineError::Failed(format!("rank {rank}: {error}")));
-                }
-                Err(_) => {
-                    failure.get_or_insert(stopped(rank));
-                }
+                Ok(Err(error)) => failures.push((rank, Some(error))),
+                Err(_) => failures.push((rank, None)),
             }
         }
-        if let Some(failure) = failure {
-            return Err(failure);
+        match cause(failures) {
+            Some(reason) => Err(EngineError::Failed(reason)),
+            None => Ok(rows),
         }
-        self.n_tokens
-            .fetch_add(batch.ids.len() as u64, Ordering::Relaxed);
+    }
+}
+
+/// Why a pass failed: not that a rank noticed another one's failure, if there is a better answer.
+fn cause(mut failures: Vec<(usize, Option<EncoderError>)>) -> Option<String> {
+    failures.sort_by_key(|(_, error)| match error {
+        Some(EncoderError::Device(DeviceError::Collective(CollectiveError::Poisoned {
+            ..
+        }))) => 2,
+        // A panic: the rank could not say why.
+        None => 1,
+        Some(_) => 0,
+    });
+    let reason = |(rank, error): &(usize, Option<EncoderError>)| match error {
+        Some(error) => format!("rank {rank}: {error}"),
+        None => format!("rank {rank} has stopped"),
+    };
+    failures.first().map(reason)
+}
+
+impl Engine for CpuEngine {
+    fn run(&self, batch: &PackedBatch) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.check(batch)?;
+        let ranks = self.ranks.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = self.run_on(&ranks, batch)?;
+        let n_tokens = batch.ids.len() as u64;
+        self.n_tokens.fetch_add(n_tokens, Ordering::Relaxed);
         Ok(rows)
     }
 
@@ -237,10 +276,15 @@ fn plan(config: &EngineConfig, rank: usize) -> ShardPlan {
     }
 }
 
-fn cpu_config(config: &EngineConfig) -> CpuConfig {
+/// A rank's share of the threads; the first ranks take one more if they do not divide.
+fn cpu_config(config: &EngineConfig, rank: usize) -> CpuConfig {
+    let (share, rest) = (
+        config.n_threads / config.n_ranks,
+        config.n_threads % config.n_ranks,
+    );
     CpuConfig {
         dtype: config.dtype,
-        n_threads: (config.n_threads / config.n_ranks).max(1),
+        n_threads: (share + usize::from(rank < rest)).max(1),
         isa: config.isa,
     }
 }
@@ -260,4 +304,190 @@ fn rank_job(batch: &PackedBatch, seqs: &[usize], n_tokens_per_rank: Arc<[usize]>
         job.tasks.push(batch.tasks[seq]);
     }
     job
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    /// A world in which one rank's first reduction fails, or panics.
+    struct Breaking {
+        end: Box<dyn Collective>,
+        breaks: bool,
+        panics: bool,
+    }
+
+    impl Collective for Breaking {
+        fn rank(&self) -> usize {
+            self.end.rank()
+        }
+        fn world_size(&self) -> usize {
+            self.end.world_size()
+        }
+        fn all_gather(
+            &self,
+            send: &[f32],
+            counts: &[usize],
+            recv: &mut [f32],
+        ) -> Result<(), CollectiveError> {
+            self.end.all_gather(send, counts, recv)
+        }
+        fn reduce_scatter(
+            &self,
+            send: &[f32],
+            counts: &[usize],
+            recv: &mut [f32],
+        ) -> Result<(), CollectiveError> {
+            if !self.breaks {
+                return self.end.reduce_scatter(send, counts, recv);
+            }
+            assert!(!self.panics, "a rank panics on purpose");
+            Err(CollectiveError::Deadline {
+                op: "reduce_scatter",
+                rank: self.rank(),
+                world_size: self.world_size(),
+                waited: Duration::from_secs(1),
+            })
+        }
+        fn all_reduce(&self, data: &mut [f32]) -> Result<(), CollectiveError> {
+            self.end.all_reduce(data)
+        }
+        fn broadcast(&self, data: &mut [f32], root: usize) -> Result<(), CollectiveError> {
+            self.end.broadcast(data, root)
+        }
+    }
+
+    fn model() -> Arc<Model> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/nomic_moe");
+        Arc::new(Model::open(&folder).expect("nomic_moe"))
+    }
+
+    fn config(n_ranks: usize) -> EngineConfig {
+        EngineConfig {
+            n_ranks,
+            strategy: Strategy::Sharded,
+            dtype: DType::F32,
+            n_threads: 3,
+            sequence_capacity: None,
+            isa: Isa::detect(),
+        }
+    }
+
+    fn told() -> Arc<dyn Fn(u64) + Send + Sync> {
+        Arc::new(|_| {})
+    }
+
+    fn batch() -> PackedBatch {
+        let task = Task::Embed {
+            normalize: true,
+            dimensions: None,
+        };
+        PackedBatch {
+            ids: vec![1, 2, 3, 4, 5],
+            type_ids: vec![0; 5],
+            cu_seqlens: vec![0, 2, 5],
+            tasks: vec![task; 2],
+        }
+    }
+
+    #[test]
+    fn a_rank_that_fails_or_panics_ends_the_pass_with_its_own_reason() {
+        for (panics, reason) in [
+            (false, "rank 1: reduce_scatter"),
+            (true, "rank 1 has stopped"),
+        ] {
+            let ends = collectives(3).into_iter().enumerate().map(|(rank, end)| {
+                let breaks = rank == 1;
+                Box::new(Breaking {
+                    end,
+                    breaks,
+                    panics,
+                }) as Box<dyn Collective>
+            });
+            let engine = CpuEngine::start_over(model(), config(3), ends.collect(), &told());
+            let engine = engine.expect("it loads");
+            for _ in 0..2 {
+                let error = engine.run(&batch()).expect_err("a rank is broken");
+                let EngineError::Failed(message) = error else {
+                    panic!("{error:?}")
+                };
+                assert!(message.contains("rank 1"), "{message}");
+            }
+            let error = engine.run(&batch()).expect_err("still broken").to_string();
+            assert!(error.contains("stopped"), "{error} (at first: {reason})");
+        }
+    }
+
+    #[test]
+    fn a_batch_that_does_not_fit_is_an_input_error_and_the_engine_goes_on() {
+        let engine = CpuEngine::start(model(), config(2), &told()).expect("engine");
+        let whole = batch();
+        let classify = Task::Classify { raw_scores: false };
+        let bad = [
+            PackedBatch {
+                ids: vec![1, 2, 3, 4, 9999],
+                ..whole.clone()
+            },
+            PackedBatch {
+                type_ids: vec![],
+                ..whole.clone()
+            },
+            PackedBatch {
+                tasks: vec![],
+                ..whole.clone()
+            },
+            PackedBatch {
+                cu_seqlens: vec![0, 5, 2],
+                ..whole.clone()
+            },
+            PackedBatch {
+                cu_seqlens: vec![0, 2, 4],
+                ..whole.clone()
+            },
+            PackedBatch {
+                tasks: vec![classify; 2],
+                ..whole.clone()
+            },
+        ];
+        for batch in bad {
+            let error = engine.run(&batch).expect_err("not a batch");
+            assert!(matches!(error, EngineError::Input(_)), "{error:?}");
+        }
+        assert_eq!(engine.run(&whole).expect("a batch").len(), 2);
+        assert_eq!(engine.stats().n_tokens, 5);
+        let empty = PackedBatch {
+            cu_seqlens: vec![0],
+            ..PackedBatch::default()
+        };
+        assert_eq!(engine.run(&empty).expect("nothing"), Vec::<Vec<f32>>::new());
+    }
+
+    #[test]
+    fn impossible_layouts_are_refused_before_loading() {
+        let n_read = AtomicBool::new(false);
+        let told: Arc<dyn Fn(u64) + Send + Sync> = {
+            let n_read = Arc::new(n_read);
+            Arc::new(move |_| n_read.store(true, Ordering::Relaxed))
+        };
+        let refused = |config| match CpuEngine::start(model(), config, &told) {
+            Ok(_) => panic!("{config:?} was accepted"),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(
+            refused(config(41)),
+            "layer 1: d_ff 40 cannot be split over 41 ranks"
+        );
+        assert!(refused(config(0)).contains("at least 1"));
+        let replicated = EngineConfig {
+            strategy: Strategy::Replicated,
+            ..config(65)
+        };
+        assert_eq!(
+            refused(replicated),
+            "65 ranks in one process, expected at most 64"
+        );
+    }
 }

@@ -9,6 +9,7 @@
 
 use crate::checkpoint::HostTensor;
 use crate::collective::CollectiveError;
+use crate::dtype::DType;
 
 /// Elementwise function applied to the result of a matrix product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,6 +208,17 @@ pub enum DeviceError {
         /// What was found.
         got: usize,
     },
+    /// A weight is NaN or infinite, or becomes so in the device's dtype.
+    #[error("part {part_idx} of the weights holds {}", not_finite(*.element_idx, *.dtype))]
+    NotFinite {
+        /// Which of the tensors that were passed; an expert's W_in and W_out count as two.
+        part_idx: usize,
+        /// First such element in row-major order; `None` if all are finite as stored but too large
+        /// for `dtype`.
+        element_idx: Option<usize>,
+        /// The device's dtype.
+        dtype: DType,
+    },
     /// A collective failed.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
@@ -215,13 +227,22 @@ pub enum DeviceError {
     SetUp(String),
 }
 
+/// What a tensor holds that is not a number of `dtype`.
+pub fn not_finite(element_idx: Option<usize>, dtype: DType) -> String {
+    match element_idx {
+        Some(idx) => format!("NaN or infinity at element {idx} of the part read"),
+        None => format!("numbers too large for {dtype}"),
+    }
+}
+
 /// Result of a device operation.
 pub type Result<T> = std::result::Result<T, DeviceError>;
 
 /// What one rank computes with.
 ///
-/// Loading takes tensors of any dtype and stores matrices and tables in the device's own; vectors
-/// and the router stay in f32, because rounding there changes results and saves nothing. Every
+/// Loading takes tensors of any dtype and stores matrices and tables in the device's own, refusing
+/// what is not finite there; vectors and the router stay in f32, because rounding there changes
+/// results and saves nothing. Every
 /// operation is deterministic, and a row's result does not depend on the other rows.
 pub trait Device {
     /// Activations `[n_rows, n_cols]`.

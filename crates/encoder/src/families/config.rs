@@ -163,11 +163,17 @@ pub(super) fn head_dim(key: &str, n_heads: usize, d_model: usize) -> Result<usiz
     Ok(d_model / n_heads)
 }
 
+/// Most experts that a token may go to; released models use one to eight.
+const MAX_TOP_K: usize = 64;
+
 /// Checks that a token can go to `top_k` of `n_experts`.
 pub(super) fn check_top_k(key: &str, top_k: usize, n_experts: usize) -> Result<()> {
     if top_k > n_experts {
         let expected = format!("at most as many as there are experts ({n_experts})");
         return Err(error(key, &expected, &top_k));
+    }
+    if top_k > MAX_TOP_K {
+        return Err(error(key, &format!("at most {MAX_TOP_K}"), &top_k));
     }
     Ok(())
 }

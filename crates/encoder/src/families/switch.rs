@@ -77,7 +77,8 @@ impl Sizes {
     }
 }
 
-/// Layers per expert layer; 0 if there are none.
+/// Layers per expert layer; 0 if there are none. Without a step of its own, a config with no sparse
+/// layers means one step over all layers, as in `transformers`.
 fn sparse_step(config: &Config<'_>, n_layers: usize) -> Result<usize> {
     let key = "num_sparse_encoder_layers";
     let n_sparse = config.size_or(key, 3, 0..=*LAYERS.end())?;
@@ -85,7 +86,8 @@ fn sparse_step(config: &Config<'_>, n_layers: usize) -> Result<usize> {
         let expected = format!("at most as many as there are layers ({n_layers})");
         return Err(error(key, &expected, &n_sparse));
     }
-    Ok(n_layers.checked_div(n_sparse).unwrap_or(0))
+    let derived = n_layers.checked_div(n_sparse).unwrap_or(n_layers);
+    config.size_or("encoder_sparse_step", derived, 0..=*LAYERS.end())
 }
 
 /// See [`translate`](super::translate).

@@ -20,6 +20,10 @@ use crate::spec::EncoderSpec;
 /// Longest sequence if nobody names one.
 const DEFAULT_MAX_LENGTH: usize = 512;
 
+/// Longest sequence of a model whose positions have no end (relative distances): attention takes
+/// time by the square of it, so a folder may not ask for more.
+const LONGEST: usize = 32_768;
+
 /// A tokenizer's `model_max_length` beyond this means that it knows none.
 const SANE_MAX_LENGTH: f64 = 1e6;
 
@@ -224,7 +228,7 @@ fn max_length(files: &Files<'_>, config: &Value, spec: &EncoderSpec) -> Result<u
         .or(spec.max_positions)
         .or_else(own)
         .unwrap_or(DEFAULT_MAX_LENGTH);
-    Ok(limit.min(spec.max_positions.unwrap_or(usize::MAX)))
+    Ok(limit.min(spec.max_positions.unwrap_or(LONGEST)))
 }
 
 /// `max_seq_length` of sentence-transformers.

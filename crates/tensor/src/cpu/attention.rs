@@ -12,7 +12,8 @@ use super::panels::Panels;
 use super::parallel::{Parallel, SharedMut};
 use crate::device::{AttentionShape, PositionRule};
 
-/// Queries whose scores are computed together.
+/// Queries whose scores are computed together: four tiles of twelve rows. With 512 keys their scores
+/// are 96 KiB, which stays in the second-level cache.
 const QUERY_BLOCK: usize = 48;
 
 /// Computes all sequences and heads.
@@ -50,7 +51,8 @@ pub(crate) fn attention(
             shape,
             bias,
         };
-        // SAFETY: pieces differ in sequence or head, so they write disjoint elements of `out`.
+        // SAFETY: the device has checked that sequences do not overlap, and pieces differ in sequence
+        // or head, so they write disjoint elements of `out`.
         unsafe { job.run(rotation.as_ref(), out) };
     });
 }

@@ -4,6 +4,7 @@ use super::gemm::{Epilogue, gemm};
 use super::isa::Isa;
 use super::panels::Matrix;
 use super::parallel::Parallel;
+use crate::checkpoint::HostTensor;
 use crate::device::{Activation, DeviceError, ExpertSlice, Result, Routing};
 use crate::dtype::DType;
 
@@ -37,17 +38,13 @@ impl Experts {
         parallel: &Parallel,
     ) -> Result<Self> {
         let mut experts: Vec<_> = (0..n_experts).map(|_| None).collect();
-        for slice in slices {
-            let f = slice.w_in.n_out();
-            check("w_out", f, slice.w_out.n_in())?;
-            check("w_out", slice.w_in.n_in(), slice.w_out.n_out())?;
-            if f > 0 {
-                experts[slice.expert_idx] = Some(Expert {
-                    b_in: slice.b_in.map(|b| b.to_f32()),
-                    b_out: slice.b_out.map(|b| b.to_f32()),
-                    w_in: Matrix::pack(dtype, &[slice.w_in], parallel),
-                    w_out: Matrix::pack(dtype, &[slice.w_out], parallel),
-                });
+        let d_model = slices.first().map_or(0, |slice| slice.w_in.n_in());
+        for (slice_idx, slice) in slices.into_iter().enumerate() {
+            check_slice(&slice, n_experts, d_model)?;
+            if slice.w_in.n_out() > 0 {
+                let expert_idx = slice.expert_idx;
+                let expert = Expert::load(dtype, slice, parallel);
+                experts[expert_idx] = Some(expert.map_err(|e| of_slice(e, slice_idx))?);
             }
         }
         Ok(Self {
@@ -79,7 +76,8 @@ impl Experts {
         d_model: usize,
         out: &mut [f32],
     ) -> u64 {
-        let dispatch = Dispatch::new(routing, self.experts.len());
+        let held: Vec<bool> = self.experts.iter().map(Option::is_some).collect();
+        let dispatch = Dispatch::new(routing, &held);
         // [n_slots, d_model], sorted by expert
         let mut y = vec![0.0; dispatch.n_slots() * d_model];
         let mut n_multiply_adds = 0;
@@ -93,48 +91,35 @@ impl Experts {
             let y = &mut y[slots.start * d_model..slots.end * d_model];
             expert.run(isa, parallel, x, tokens, self.activation, y);
         }
-        self.combine(parallel, &y, &dispatch, routing, d_model, out);
+        combine(parallel, &y, &dispatch, routing, d_model, out);
         n_multiply_adds
-    }
-
-    /// Returns expert outputs to token order, weighted by the gate, in the order of choices.
-    fn combine(
-        &self,
-        parallel: &Parallel,
-        y: &[f32],
-        dispatch: &Dispatch,
-        routing: &Routing,
-        d_model: usize,
-        out: &mut [f32],
-    ) {
-        parallel.for_each_chunk(out, d_model, |token, out| {
-            for choice in token * routing.top_k..(token + 1) * routing.top_k {
-                let expert = self.experts.get(routing.expert_idx[choice] as usize);
-                if !matches!(expert, Some(Some(_))) {
-                    continue; // dropped, or elsewhere
-                }
-                let row = &y[dispatch.slot_of_choice[choice] as usize * d_model..][..d_model];
-                let gate = routing.gate_weight[choice];
-                out.iter_mut().zip(row).for_each(|(o, y)| *o += gate * y);
-            }
-        });
     }
 }
 
 impl Expert {
+    fn load(dtype: DType, slice: ExpertSlice<'_>, parallel: &Parallel) -> Result<Self> {
+        let w_out = Matrix::pack(dtype, &[slice.w_out], parallel);
+        Ok(Self {
+            b_in: slice.b_in.map(|b| b.to_f32()),
+            b_out: slice.b_out.map(|b| b.to_f32()),
+            w_in: Matrix::pack(dtype, &[slice.w_in], parallel)?,
+            w_out: w_out.map_err(|e| of_part(e, 1))?,
+        })
+    }
+
     fn run(
         &self,
         isa: Isa,
         parallel: &Parallel,
         x: &[f32],
-        tokens: &[u32],
+        tokens: &[usize],
         activation: Activation,
         y: &mut [f32],
     ) {
         let d_model = self.w_in.n_in();
         let mut gathered = Vec::with_capacity(tokens.len() * d_model);
         for &token in tokens {
-            gathered.extend_from_slice(&x[token as usize * d_model..][..d_model]);
+            gathered.extend_from_slice(&x[token * d_model..][..d_model]);
         }
         let mut hidden = vec![0.0; tokens.len() * self.w_in.n_out()];
         let first = Epilogue {
@@ -151,24 +136,44 @@ impl Expert {
     }
 }
 
+/// Returns expert outputs to token order, weighted by the gate, in the order of choices.
+fn combine(
+    parallel: &Parallel,
+    y: &[f32],
+    dispatch: &Dispatch,
+    routing: &Routing,
+    d_model: usize,
+    out: &mut [f32],
+) {
+    parallel.for_each_chunk(out, d_model, |token, out| {
+        for choice in token * routing.top_k..(token + 1) * routing.top_k {
+            let Some(slot) = dispatch.slot_of_choice[choice] else {
+                continue; // dropped, or elsewhere
+            };
+            let row = &y[slot * d_model..][..d_model];
+            let gate = routing.gate_weight[choice];
+            out.iter_mut().zip(row).for_each(|(o, y)| *o += gate * y);
+        }
+    });
+}
+
 /// Tokens sorted by expert, by counting.
 struct Dispatch {
     /// `[n_experts + 1]`: expert `e` has slots `offsets[e] .. offsets[e + 1]`.
     offsets: Vec<usize>,
     /// `[n_slots]`
-    token_of_slot: Vec<u32>,
-    /// `[n_tokens · top_k]`; meaningless for a dropped choice.
-    slot_of_choice: Vec<u32>,
+    token_of_slot: Vec<usize>,
+    /// `[n_tokens · top_k]`; `None` for a choice that was dropped or lives elsewhere.
+    slot_of_choice: Vec<Option<usize>>,
 }
 
 impl Dispatch {
-    fn new(routing: &Routing, n_experts: usize) -> Self {
+    /// Slots for the choices of experts that are `held` here: neither dropped nor elsewhere.
+    fn new(routing: &Routing, held: &[bool]) -> Self {
+        let n_experts = held.len();
+        let here = |expert: u32| held.get(expert as usize).copied().unwrap_or(false);
         let mut offsets = vec![0; n_experts + 1];
-        for &expert in routing
-            .expert_idx
-            .iter()
-            .filter(|&&e| e != Routing::DROPPED)
-        {
+        for &expert in routing.expert_idx.iter().filter(|&&e| here(e)) {
             offsets[expert as usize + 1] += 1;
         }
         for e in 0..n_experts {
@@ -176,12 +181,12 @@ impl Dispatch {
         }
         let mut next = offsets.clone();
         let mut token_of_slot = vec![0; offsets[n_experts]];
-        let mut slot_of_choice = vec![0; routing.expert_idx.len()];
+        let mut slot_of_choice = vec![None; routing.expert_idx.len()];
         for (choice, &expert) in routing.expert_idx.iter().enumerate() {
-            if expert != Routing::DROPPED {
+            if here(expert) {
                 let slot = &mut next[expert as usize];
-                token_of_slot[*slot] = (choice / routing.top_k) as u32;
-                slot_of_choice[choice] = *slot as u32;
+                token_of_slot[*slot] = choice / routing.top_k;
+                slot_of_choice[choice] = Some(*slot);
                 *slot += 1;
             }
         }
@@ -198,6 +203,40 @@ impl Dispatch {
 
     fn slots(&self, expert_idx: usize) -> std::ops::Range<usize> {
         self.offsets[expert_idx]..self.offsets[expert_idx + 1]
+    }
+}
+
+/// Checks that a slice fits the layer and itself.
+fn check_slice(slice: &ExpertSlice<'_>, n_experts: usize, d_model: usize) -> Result<()> {
+    let f = slice.w_in.n_out();
+    check("n_experts", n_experts, n_experts.max(slice.expert_idx + 1))?;
+    check("d_model of w_in", d_model, slice.w_in.n_in())?;
+    check("d_model of w_out", d_model, slice.w_out.n_out())?;
+    check("hidden units of w_out", f, slice.w_out.n_in())?;
+    let len = |b: &Option<HostTensor<'_>>, n| b.as_ref().map_or(n, HostTensor::n_elements);
+    check("hidden units of b_in", f, len(&slice.b_in, f))?;
+    check("d_model of b_out", d_model, len(&slice.b_out, d_model))
+}
+
+/// Says which matrix of a slice is not finite.
+fn of_part(error: DeviceError, part_idx: usize) -> DeviceError {
+    match error {
+        DeviceError::NotFinite {
+            element_idx, dtype, ..
+        } => DeviceError::NotFinite {
+            part_idx,
+            element_idx,
+            dtype,
+        },
+        other => other,
+    }
+}
+
+/// Says which slice of a layer is not finite; a slice has two matrices.
+fn of_slice(error: DeviceError, slice_idx: usize) -> DeviceError {
+    match error {
+        DeviceError::NotFinite { part_idx, .. } => of_part(error, 2 * slice_idx + part_idx),
+        other => other,
     }
 }
 

@@ -69,7 +69,7 @@ fn gemm_panels<E: Weight>(
         .next_multiple_of(12)
         .clamp(12, 768);
     let n_row_blocks = m.div_ceil(block_rows);
-    // Four pieces a thread even out a core that is slowed down; a piece has an even number of
+    // Four pieces a thread (a choice, not a measurement) even out a core that is slowed down; a piece has an even number of
     // panels, since tiles take two.
     let pieces = (4 * parallel.n_threads()).div_ceil(n_row_blocks);
     let piece_panels = n_panels.div_ceil(pieces).next_multiple_of(2);
@@ -132,7 +132,8 @@ struct Block<'a, E> {
 }
 
 /// # Safety
-/// `c` is `[m, n_out]` with `m ≥ rows.end`, and nobody else touches this block of it.
+/// `c` is `[m, n_out]` with `m ≥ rows.end`, nobody else touches this block of it, and this machine has
+/// the instructions of `isa` (`CpuDevice::new` checks it).
 unsafe fn block<E: Weight>(isa: Isa, block: &Block<'_, E>) {
     assert!(
         block.a.len() >= block.rows.end * block.w.n_in,
@@ -140,7 +141,7 @@ unsafe fn block<E: Weight>(isa: Isa, block: &Block<'_, E>) {
     );
     match isa {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `Isa::available` checked the features; C is the caller's promise.
+        // SAFETY: instructions and C are the caller's promise.
         Isa::Avx512 => unsafe { block_avx512(block) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.

@@ -78,8 +78,7 @@ macro_rules! per_isa {
             }
 
             match isa {
-                // SAFETY: an `Isa` other than `Portable` only comes from `Isa::available`, which
-                // checked the features.
+                // SAFETY: `CpuDevice::new` refuses an `Isa` that this machine does not have.
                 #[cfg(target_arch = "x86_64")]
                 $crate::cpu::isa::Isa::Avx512 => unsafe { avx512($($arg),*) },
                 // SAFETY: as above.

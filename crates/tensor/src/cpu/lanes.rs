@@ -27,6 +27,7 @@ pub(crate) trait Lanes: Copy {
 /// An element type of packed weights.
 pub(crate) trait Weight: Copy + Default + Send + Sync + 'static {
     fn from_f32(x: f32) -> Self;
+    fn is_finite(self) -> bool;
     /// # Safety
     /// As [`Lanes`].
     unsafe fn load<L: Lanes>(from: *const Self) -> L;
@@ -35,6 +36,9 @@ pub(crate) trait Weight: Copy + Default + Send + Sync + 'static {
 impl Weight for f32 {
     fn from_f32(x: f32) -> Self {
         x
+    }
+    fn is_finite(self) -> bool {
+        self.is_finite()
     }
     #[inline(always)]
     unsafe fn load<L: Lanes>(from: *const Self) -> L {
@@ -47,6 +51,9 @@ impl Weight for bf16 {
     fn from_f32(x: f32) -> Self {
         bf16::from_f32(x)
     }
+    fn is_finite(self) -> bool {
+        self.is_finite()
+    }
     #[inline(always)]
     unsafe fn load<L: Lanes>(from: *const Self) -> L {
         // SAFETY: the caller's promise.
@@ -57,6 +64,9 @@ impl Weight for bf16 {
 impl Weight for f16 {
     fn from_f32(x: f32) -> Self {
         f16::from_f32(x)
+    }
+    fn is_finite(self) -> bool {
+        self.is_finite()
     }
     #[inline(always)]
     unsafe fn load<L: Lanes>(from: *const Self) -> L {

@@ -114,8 +114,14 @@ impl CpuDevice {
     /// A rank of `collective`'s world.
     ///
     /// # Errors
-    /// [`DeviceError::SetUp`] if the threads cannot be started.
+    /// [`DeviceError::SetUp`] if the threads cannot be started or the machine lacks the kernels'
+    /// instructions.
     pub fn new(config: CpuConfig, collective: Box<dyn Collective>) -> Result<Self> {
+        // What the kernels' `unsafe` relies on.
+        if !Isa::available().contains(&config.isa) {
+            let message = format!("this machine has no {} instructions", config.isa);
+            return Err(DeviceError::SetUp(message));
+        }
         let parallel = Parallel::new(config.n_threads)?;
         Ok(Self {
             config,
@@ -143,7 +149,7 @@ impl Device for CpuDevice {
         for part in parts {
             check("load_matrix", "n_in", parts[0].n_in(), part.n_in())?;
         }
-        Ok(Matrix::pack(self.config.dtype, parts, &self.parallel))
+        Matrix::pack(self.config.dtype, parts, &self.parallel)
     }
 
     fn load_exact_matrix(&self, host: &HostMatrix<'_>) -> Result<Matrix> {
@@ -151,19 +157,23 @@ impl Device for CpuDevice {
             tensor: host.tensor.clone(),
             layout: host.layout,
         };
-        Ok(Matrix::pack(DType::F32, &[host], &self.parallel))
+        Matrix::pack(DType::F32, &[host], &self.parallel)
     }
 
     fn load_vector(&self, parts: &[HostTensor<'_>]) -> Result<Vec<f32>> {
-        Ok(parts.iter().flat_map(HostTensor::to_f32).collect())
+        let vector: Vec<f32> = parts.iter().flat_map(HostTensor::to_f32).collect();
+        match panels::all_finite(&vector) {
+            true => Ok(vector),
+            false => Err(panels::find_non_finite(parts.iter(), DType::F32)),
+        }
     }
 
     fn load_table(&self, host: &HostTensor<'_>) -> Result<Table> {
-        Ok(Table::load(self.config.dtype, host, &self.parallel))
+        Table::load(self.config.dtype, host, &self.parallel)
     }
 
     fn load_exact_table(&self, host: &HostTensor<'_>) -> Result<Table> {
-        Ok(Table::load(DType::F32, host, &self.parallel))
+        Table::load(DType::F32, host, &self.parallel)
     }
 
     fn load_experts(
@@ -294,12 +304,7 @@ impl Device for CpuDevice {
     ) -> Result<Tensor> {
         let width = shape.n_heads * shape.head_dim;
         check("attention", "3 · n_heads · head_dim", 3 * width, qkv.n_cols)?;
-        check(
-            "attention",
-            "n_tokens",
-            cu_seqlens.last().copied().unwrap_or(0),
-            qkv.n_rows,
-        )?;
+        check_segments("attention", cu_seqlens, qkv.n_rows)?;
         let n_bias = match shape.position {
             PositionRule::RelativeBias { n_buckets, .. } => n_buckets * shape.n_heads,
             _ => 0,
@@ -332,12 +337,7 @@ impl Device for CpuDevice {
         capacity: usize,
         counted: bool,
     ) -> Result<()> {
-        check(
-            "limit_capacity",
-            "n_tokens",
-            routing.n_tokens(),
-            segments.last().copied().unwrap_or(0),
-        )?;
+        check_segments("limit_capacity", segments, routing.n_tokens())?;
         let kept = routing
             .expert_idx
             .iter()
@@ -406,12 +406,7 @@ impl Device for CpuDevice {
     }
 
     fn pool(&self, x: &Tensor, cu_seqlens: &[usize], rule: Pooling) -> Result<Tensor> {
-        check(
-            "pool",
-            "n_tokens",
-            cu_seqlens.last().copied().unwrap_or(0),
-            x.n_rows,
-        )?;
+        check_segments("pool", cu_seqlens, x.n_rows)?;
         let n_seqs = cu_seqlens.len().saturating_sub(1);
         let mut out = Tensor::zeros(n_seqs, x.n_cols);
         let n = x.n_cols.max(1);
@@ -450,6 +445,7 @@ impl Device for CpuDevice {
     }
 }
 
+/// Compares one dimension of two arguments.
 fn check(op: &'static str, dim: &'static str, expected: usize, got: usize) -> Result<()> {
     if expected == got {
         return Ok(());
@@ -460,6 +456,22 @@ fn check(op: &'static str, dim: &'static str, expected: usize, got: usize) -> Re
         expected,
         got,
     })
+}
+
+/// Checks that segments cover the rows from the first to the last without overlap. Attention's
+/// threads rely on it to write disjoint rows.
+fn check_segments(op: &'static str, segments: &[usize], n_rows: usize) -> Result<()> {
+    check(op, "first row", 0, segments.first().copied().unwrap_or(0))?;
+    check(
+        op,
+        "n_tokens",
+        n_rows,
+        segments.last().copied().unwrap_or(0),
+    )?;
+    match segments.windows(2).find(|w| w[0] > w[1]) {
+        Some(w) => check(op, "end of a segment", w[0], w[1]),
+        None => Ok(()),
+    }
 }
 
 fn check_same(op: &'static str, x: &Tensor, y: &Tensor) -> Result<()> {

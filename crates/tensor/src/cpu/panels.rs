@@ -4,12 +4,14 @@
 //! its sixteen weights side by side: `[n_panels, n_in, 16]`, zero past `n_out`. The product then
 //! reads every panel from front to back.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use half::{bf16, f16};
 
 use super::lanes::{LANES, Weight};
 use super::parallel::Parallel;
 use crate::checkpoint::HostTensor;
-use crate::device::{HostMatrix, MatrixLayout};
+use crate::device::{DeviceError, HostMatrix, MatrixLayout, Result};
 use crate::dtype::DType;
 
 /// A packed matrix of one element type.
@@ -49,7 +51,7 @@ impl<E: Weight> Panels<E> {
     }
 
     /// Packs matrices stacked along `n_out`, panels in parallel.
-    fn pack(parts: &[HostMatrix<'_>], parallel: &Parallel) -> Self {
+    fn pack(parts: &[HostMatrix<'_>], dtype: DType, parallel: &Parallel) -> Result<Self> {
         let n_in = parts.first().map_or(0, HostMatrix::n_in);
         let n_out = parts.iter().map(HostMatrix::n_out).sum();
         let mut panels = Self::zeros(n_out, n_in);
@@ -57,21 +59,45 @@ impl<E: Weight> Panels<E> {
         for part in parts {
             starts.push(starts[starts.len() - 1] + part.n_out());
         }
-        parallel.for_each_chunk(
-            &mut panels.data,
-            (n_in * LANES).max(1),
-            |panel_idx, panel| {
-                let rows = panel_idx * LANES..n_out.min((panel_idx + 1) * LANES);
-                for (part, &start) in parts.iter().zip(&starts) {
-                    let from = rows.start.max(start);
-                    let to = rows.end.min(start + part.n_out());
-                    if from < to {
-                        pack_panel(part, from - start..to - start, from - rows.start, panel);
-                    }
+        let finite = AtomicBool::new(true);
+        let size = (n_in * LANES).max(1);
+        parallel.for_each_chunk(&mut panels.data, size, |panel_idx, panel| {
+            let rows = panel_idx * LANES..n_out.min((panel_idx + 1) * LANES);
+            for (part, &start) in parts.iter().zip(&starts) {
+                let from = rows.start.max(start);
+                let to = rows.end.min(start + part.n_out());
+                if from < to {
+                    pack_panel(part, from - start..to - start, from - rows.start, panel);
                 }
-            },
-        );
-        panels
+            }
+            if !all_finite(panel) {
+                finite.store(false, Ordering::Relaxed);
+            }
+        });
+        match finite.into_inner() {
+            true => Ok(panels),
+            false => Err(find_non_finite(parts.iter().map(|p| &p.tensor), dtype)),
+        }
+    }
+}
+
+/// Whether every number is one. Without an early exit, the loop is vectorised.
+pub(crate) fn all_finite<E: Weight>(numbers: &[E]) -> bool {
+    numbers.iter().fold(true, |all, x| all & x.is_finite())
+}
+
+/// The error for `tensors`, of which one is not finite in `dtype`.
+pub(crate) fn find_non_finite<'a>(
+    tensors: impl Iterator<Item = &'a HostTensor<'a>>,
+    dtype: DType,
+) -> DeviceError {
+    let tensors = tensors.enumerate();
+    let mut found = tensors.filter_map(|(i, tensor)| Some((i, tensor.first_non_finite()?)));
+    let (part_idx, element_idx) = found.next().map_or((0, None), |(i, at)| (i, Some(at)));
+    DeviceError::NotFinite {
+        part_idx,
+        element_idx,
+        dtype,
     }
 }
 
@@ -158,12 +184,16 @@ pub(crate) use with_panels;
 
 impl Matrix {
     /// Packs matrices stacked along `n_out`, as `dtype`.
-    pub(crate) fn pack(dtype: DType, parts: &[HostMatrix<'_>], parallel: &Parallel) -> Self {
-        Self(match dtype {
-            DType::F32 => Packed::F32(Panels::pack(parts, parallel)),
-            DType::BF16 => Packed::Bf16(Panels::pack(parts, parallel)),
-            DType::F16 => Packed::F16(Panels::pack(parts, parallel)),
-        })
+    pub(crate) fn pack(
+        dtype: DType,
+        parts: &[HostMatrix<'_>],
+        parallel: &Parallel,
+    ) -> Result<Self> {
+        Ok(Self(match dtype {
+            DType::F32 => Packed::F32(Panels::pack(parts, dtype, parallel)?),
+            DType::BF16 => Packed::Bf16(Panels::pack(parts, dtype, parallel)?),
+            DType::F16 => Packed::F16(Panels::pack(parts, dtype, parallel)?),
+        }))
     }
 
     /// Number of outputs.

@@ -1,11 +1,14 @@
 //! Embedding tables.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use half::{bf16, f16};
 
 use super::lanes::Weight;
-use super::panels::read_run;
+use super::panels::{all_finite, find_non_finite, read_run};
 use super::parallel::Parallel;
 use crate::checkpoint::HostTensor;
+use crate::device::Result;
 use crate::dtype::DType;
 
 /// An embedding table `[n_rows, n_cols]`.
@@ -24,19 +27,19 @@ enum Rows {
 }
 
 impl Table {
-    pub(crate) fn load(dtype: DType, host: &HostTensor<'_>, parallel: &Parallel) -> Self {
+    pub(crate) fn load(dtype: DType, host: &HostTensor<'_>, parallel: &Parallel) -> Result<Self> {
         let n_cols = host.shape.last().copied().unwrap_or(0);
         let n_rows = host.n_elements() / n_cols.max(1);
         let rows = match dtype {
-            DType::F32 => Rows::F32(convert(host, n_cols, parallel)),
-            DType::BF16 => Rows::Bf16(convert(host, n_cols, parallel)),
-            DType::F16 => Rows::F16(convert(host, n_cols, parallel)),
+            DType::F32 => Rows::F32(convert(dtype, host, n_cols, parallel)?),
+            DType::BF16 => Rows::Bf16(convert(dtype, host, n_cols, parallel)?),
+            DType::F16 => Rows::F16(convert(dtype, host, n_cols, parallel)?),
         };
-        Self {
+        Ok(Self {
             n_rows,
             n_cols,
             rows,
-        }
+        })
     }
 
     pub(crate) fn n_rows(&self) -> usize {
@@ -70,8 +73,14 @@ impl Table {
     }
 }
 
-fn convert<E: Weight>(host: &HostTensor<'_>, n_cols: usize, parallel: &Parallel) -> Vec<E> {
+fn convert<E: Weight>(
+    dtype: DType,
+    host: &HostTensor<'_>,
+    n_cols: usize,
+    parallel: &Parallel,
+) -> Result<Vec<E>> {
     let mut out = vec![E::default(); host.n_elements()];
+    let finite = AtomicBool::new(true);
     // Rows in groups, so that a piece of work is worth a task.
     let group = (n_cols * 64).max(1);
     parallel.for_each_chunk(&mut out, group, |i, out| {
@@ -80,6 +89,12 @@ fn convert<E: Weight>(host: &HostTensor<'_>, n_cols: usize, parallel: &Parallel)
         out.iter_mut()
             .zip(wide)
             .for_each(|(o, x)| *o = E::from_f32(x));
+        if !all_finite(out) {
+            finite.store(false, Ordering::Relaxed);
+        }
     });
-    out
+    match finite.into_inner() {
+        true => Ok(out),
+        false => Err(find_non_finite(std::iter::once(host), dtype)),
+    }
 }

@@ -1,4 +1,4 @@
-//! PyTorch's `.bin`: both containers, and what hostile ones may not do.
+//! PyTorch's `.bin`: both containers, sound, lying, and mutated.
 
 use std::path::Path;
 
@@ -103,32 +103,6 @@ fn what_is_no_pytorch_file_is_refused() {
             "{err}"
         );
     }
-}
-
-/// A legacy file whose state dict is this pickle.
-fn legacy_with(pickle: &[u8]) -> Vec<u8> {
-    let prefix = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.";
-    [&prefix[..], pickle, &b"\x80\x02]."[..]].concat()
-}
-
-/// Pickles that exhaust the memory or the stack of a naive reader.
-#[test]
-fn a_hostile_pickle_costs_nothing() {
-    let nested = [&b"\x80\x02)"[..], &vec![0x85; 5_000_000], b"."].concat();
-    let mut bomb = b"\x80\x02)q\0".to_vec();
-    for _ in 0..10_000 {
-        bomb.extend_from_slice(b"h\0h\0\x86q\0");
-    }
-    bomb.push(b'.');
-    let huge_string = b"\x80\x02X\xff\xff\xff\xff.".to_vec();
-    let itself = b"\x80\x02}q\0X\x01\0\0\0ah\0s.".to_vec();
-    let executes = b"\x80\x02cposix\nsystem\nX\x02\0\0\0id\x85R.".to_vec();
-    for pickle in [nested, bomb, huge_string, itself, executes] {
-        let err = err_of(&legacy_with(&pickle));
-        assert!(err.contains("pytorch_model.bin: expected"), "{err}");
-    }
-    let endless = [&b"\x80\x02"[..], &vec![b')'; 10_000_001], b"."].concat();
-    assert!(err_of(&legacy_with(&endless)).contains("more than 10000000 values"));
 }
 
 /// Replaces one pattern of equal length in the file.

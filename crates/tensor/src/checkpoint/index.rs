@@ -1,7 +1,7 @@
 //! Which files make up a checkpoint.
 
 use std::collections::HashSet;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -69,10 +69,13 @@ pub(crate) fn read(path: &Path) -> Result<Vec<(String, String)>> {
 }
 
 /// Refuses a shard outside the folder of the index.
+///
+/// Also refuses detours (`d//m`, `d/./m`): a file of many spellings would be listed for each.
 fn check_inside(index: &str, tensor: &str, shard: &str) -> Result<()> {
     let mut parts = Path::new(shard).components();
     let is_inside = !shard.is_empty() && parts.all(|part| matches!(part, Component::Normal(_)));
-    if is_inside {
+    let direct: PathBuf = Path::new(shard).components().collect();
+    if is_inside && direct.as_os_str() == shard {
         return Ok(());
     }
     let expected = "a file within the folder of the index";

@@ -12,6 +12,15 @@ use super::slice::{Layout, checked_n_elements};
 /// The largest header or index that is parsed, as in the safetensors format.
 pub(crate) const MAX_HEADER_BYTES: usize = 100_000_000;
 
+/// The most tensors that a file or an index may list: far above the largest models.
+pub(crate) const MAX_TENSORS: usize = 1_000_000;
+
+/// The longest name of a tensor or a class.
+pub(crate) const MAX_NAME_BYTES: usize = 4096;
+
+/// The most axes of a tensor; weights of text encoders have three at most.
+pub(crate) const MAX_AXES: usize = 8;
+
 /// A tensor of a file and where its bytes lie. Every bound in it has been checked.
 #[derive(Debug)]
 pub(crate) struct Located {
@@ -34,6 +43,20 @@ pub(crate) fn n_elements(file: &str, tensor: &str, shape: &[usize]) -> Result<us
         let found = format!("shape {shape:?}, which overflows");
         tensor_error(file, tensor, "a shape whose size fits in memory", found)
     })
+}
+
+/// Refuses a name that is longer than any, and one more tensor than any file has.
+pub(crate) fn check_next(name: &str, n_before: usize) -> Result<(), String> {
+    let n_bytes = name.len();
+    if n_bytes > MAX_NAME_BYTES {
+        return Err(format!(
+            "a tensor name of {n_bytes} bytes where {MAX_NAME_BYTES} is the most"
+        ));
+    }
+    if n_before >= MAX_TENSORS {
+        return Err(format!("more than {MAX_TENSORS} tensors"));
+    }
+    Ok(())
 }
 
 /// A JSON object as a list, so that a name given twice is seen rather than merged.
@@ -63,6 +86,7 @@ impl<'de, V: Deserialize<'de>> Visitor<'de> for PairsVisitor<V> {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             }
+            check_next(&key, pairs.len()).map_err(A::Error::custom)?;
             let value = map
                 .next_value()
                 .map_err(|e| A::Error::custom(format_args!("tensor {key:?}: {e}")))?;

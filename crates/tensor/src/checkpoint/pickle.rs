@@ -3,13 +3,18 @@
 //! candle's machine is not used on untrusted files: it copies what the memo holds, so a few bytes
 //! can ask for any amount of memory, and it frees nested values recursively, so deep nesting
 //! overflows the stack. Both end the process. Here values live in one arena and refer to each
-//! other by index: sharing is free, cycles are harmless, and nothing recurses.
+//! other by index: no instruction copies a value, cycles are harmless, and nothing recurses.
+//!
+//! A reader that copies what it finds here brings the danger back: one memoised string can name
+//! every entry of a dict. So whoever copies bounds the length and the number of the copies.
 
 use std::collections::HashMap;
 
-/// A value's index in the arena.
+use super::listing::MAX_NAME_BYTES;
+
+/// A value's index in the arena; [`MAX_ITEMS`] keeps it small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Id(usize);
+pub(crate) struct Id(u32);
 
 /// A value, as far as a state dict needs it.
 #[derive(Debug)]
@@ -18,10 +23,10 @@ pub(crate) enum Value {
     Other,
     Int(i64),
     Str(String),
-    /// A Python name; never looked up.
+    /// A Python name; never looked up. Both parts are strings.
     Class {
-        module: String,
-        name: String,
+        module: Id,
+        name: Id,
     },
     Tuple(Vec<Id>),
     List(Vec<Id>),
@@ -35,8 +40,9 @@ pub(crate) enum Value {
     Persistent(Id),
 }
 
-/// The most values that a pickle may build: a bound on memory far above any state dict.
-const MAX_VALUES: usize = 10_000_000;
+/// The most values, references to values, marks and memo entries that a pickle may make: a bound
+/// on memory far above any state dict, which makes some thirty for each tensor.
+const MAX_ITEMS: usize = 5_000_000;
 
 /// Everything that a pickle has built.
 #[derive(Debug)]
@@ -73,7 +79,12 @@ impl Pickle {
 
     /// The value at an index.
     pub(crate) fn value(&self, id: Id) -> &Value {
-        &self.arena[id.0]
+        &self.arena[id.0 as usize]
+    }
+
+    /// The module and name of a class.
+    pub(crate) fn class(&self, id: Id) -> Option<(&str, &str)> {
+        class(&self.arena, id)
     }
 }
 
@@ -86,7 +97,9 @@ struct Machine<'a> {
     stack: Vec<Id>,
     /// Heights of the stack at the marks that are open.
     marks: Vec<usize>,
-    memo: HashMap<usize, Id>,
+    memo: HashMap<u32, Id>,
+    /// How much of [`MAX_ITEMS`] is spent; what was dropped again still counts.
+    n_items: usize,
 }
 
 type Step<T> = Result<T, String>;
@@ -99,7 +112,7 @@ impl Machine<'_> {
             b'.' => return self.pop().map(Some),
             0x80 => self.skip(1)?, // PROTO
             0x95 => self.skip(8)?, // FRAME
-            b'(' => self.marks.push(self.stack.len()),
+            b'(' => self.mark()?,
             b'0' => drop(self.pop()?),
             b'q' | b'r' | b'h' | b'j' | 0x94 => self.memo_op(op)?,
             b'a' | b'e' | b's' | b'u' | b'b' => self.fill_op(op)?,
@@ -142,16 +155,18 @@ impl Machine<'_> {
     fn memo_op(&mut self, op: u8) -> Step<()> {
         let idx = match op {
             b'q' | b'h' => self.take::<1>()?[0].into(),
-            b'r' | b'j' => u32::from_le_bytes(self.take()?) as usize,
-            _ => self.memo.len(),
+            b'r' | b'j' => u32::from_le_bytes(self.take()?),
+            _ => self.memo.len() as u32,
         };
         if matches!(op, b'h' | b'j') {
             let id = *self
                 .memo
                 .get(&idx)
                 .ok_or_else(|| format!("no memo {idx}"))?;
+            self.spend()?;
             self.stack.push(id);
         } else {
+            self.spend()?;
             self.memo.insert(idx, self.top()?);
         }
         Ok(())
@@ -165,7 +180,7 @@ impl Machine<'_> {
             _ => self.pop_to_mark()?,
         };
         let Id(container) = self.top()?;
-        match (op, &mut self.arena[container]) {
+        match (op, &mut self.arena[container as usize]) {
             // The state of an object (a dict's `_metadata`) describes no tensor.
             (b'b', _) => {}
             (b's' | b'u', Value::Dict(pairs)) => pairs.extend(pairs_of(&values)?),
@@ -199,11 +214,9 @@ impl Machine<'_> {
                 name: self.line()?,
             },
             0x93 => {
-                let name = self.pop_str()?;
-                Value::Class {
-                    module: self.pop_str()?,
-                    name,
-                }
+                let name = self.pop_name()?;
+                let module = self.pop_name()?;
+                Value::Class { module, name }
             }
             b'Q' => Value::Persistent(self.pop()?),
             _ => {
@@ -217,12 +230,8 @@ impl Machine<'_> {
     /// The result of calling what is on top of the stack; only dicts are ever made.
     fn call(&mut self, args: Id) -> Step<Value> {
         let callable = self.pop()?;
-        match &self.arena[callable.0] {
-            Value::Class { module, name }
-                if module == "collections" && (name == "OrderedDict" || name == "defaultdict") =>
-            {
-                Ok(Value::Dict(Vec::new()))
-            }
+        match class(&self.arena, callable) {
+            Some(("collections", "OrderedDict" | "defaultdict")) => Ok(Value::Dict(Vec::new())),
             _ => Ok(Value::Call { callable, args }),
         }
     }
@@ -248,14 +257,15 @@ impl Machine<'_> {
         Ok(Value::Str(String::from_utf8_lossy(bytes).into_owned()))
     }
 
-    /// The rest of a line of the pickle.
-    fn line(&mut self) -> Step<String> {
+    /// The rest of a line of the pickle, as a name.
+    fn line(&mut self) -> Step<Id> {
         let rest = &self.bytes[self.at..];
         let len = rest.iter().position(|&b| b == b'\n').ok_or("end of data")?;
+        check_name(len)?;
         let line = self.take_slice(len + 1)?;
-        Ok(String::from_utf8_lossy(&line[..len])
-            .trim_end_matches('\r')
-            .to_owned())
+        let text = String::from_utf8_lossy(&line[..len]);
+        let text = text.trim_end_matches('\r').to_owned();
+        self.add(Value::Str(text))
     }
 
     fn take<const N: usize>(&mut self) -> Step<[u8; N]> {
@@ -274,12 +284,35 @@ impl Machine<'_> {
         self.take_slice(len).map(drop)
     }
 
-    fn push(&mut self, value: Value) -> Step<()> {
-        if self.arena.len() >= MAX_VALUES {
-            return Err(format!("more than {MAX_VALUES} values"));
+    /// Counts one more thing that takes memory.
+    fn spend(&mut self) -> Step<()> {
+        self.n_items += 1;
+        if self.n_items > MAX_ITEMS {
+            return Err(format!(
+                "more than {MAX_ITEMS} values, marks and memo entries"
+            ));
         }
-        self.stack.push(Id(self.arena.len()));
+        Ok(())
+    }
+
+    fn mark(&mut self) -> Step<()> {
+        self.spend()?;
+        self.marks.push(self.stack.len());
+        Ok(())
+    }
+
+    /// Puts a value into the arena alone.
+    fn add(&mut self, value: Value) -> Step<Id> {
+        self.spend()?;
+        let id = Id(self.arena.len() as u32);
         self.arena.push(value);
+        Ok(id)
+    }
+
+    /// Puts a value into the arena and onto the stack.
+    fn push(&mut self, value: Value) -> Step<()> {
+        let id = self.add(value)?;
+        self.stack.push(id);
         Ok(())
     }
 
@@ -294,10 +327,11 @@ impl Machine<'_> {
         self.stack.pop().ok_or_else(|| "an empty stack".into())
     }
 
-    fn pop_str(&mut self) -> Step<String> {
+    /// A string of a length that a name may have.
+    fn pop_name(&mut self) -> Step<Id> {
         let id = self.pop()?;
-        match &self.arena[id.0] {
-            Value::Str(text) => Ok(text.clone()),
+        match &self.arena[id.0 as usize] {
+            Value::Str(text) => check_name(text.len()).map(|()| id),
             _ => Err("a name that is not a string".into()),
         }
     }
@@ -313,6 +347,28 @@ impl Machine<'_> {
             return Err("a mark above the stack".into());
         }
         Ok(self.stack.split_off(start))
+    }
+}
+
+/// Refuses the name of a class that is longer than any.
+fn check_name(len: usize) -> Step<()> {
+    if len > MAX_NAME_BYTES {
+        return Err(format!(
+            "a name of {len} bytes where {MAX_NAME_BYTES} is the most"
+        ));
+    }
+    Ok(())
+}
+
+/// The module and name of a class.
+fn class(arena: &[Value], id: Id) -> Option<(&str, &str)> {
+    let text = |id: Id| match &arena[id.0 as usize] {
+        Value::Str(text) => Some(text.as_str()),
+        _ => None,
+    };
+    match arena[id.0 as usize] {
+        Value::Class { module, name } => Some((text(module)?, text(name)?)),
+        _ => None,
     }
 }
 

@@ -4,11 +4,14 @@
 //! refuses a whole file for one unknown dtype, and says neither file nor tensor in its errors. A
 //! test holds the two readers against each other.
 
+use std::fmt;
+
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 
 use super::error::{Result, file_error, tensor_error};
 use super::info::StoredDType;
-use super::listing::{Listing, Located, MAX_HEADER_BYTES, Pairs, n_elements};
+use super::listing::{Listing, Located, MAX_AXES, MAX_HEADER_BYTES, Pairs, n_elements};
 use super::slice::{Layout, row_major};
 use crate::dtype::DType;
 
@@ -16,8 +19,35 @@ use crate::dtype::DType;
 #[derive(Deserialize)]
 struct Entry {
     dtype: String,
+    #[serde(deserialize_with = "axes")]
     shape: Vec<usize>,
     data_offsets: (u64, u64),
+}
+
+/// Reads a shape, giving up at the first axis too many.
+fn axes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Error> {
+    deserializer.deserialize_seq(AxesVisitor)
+}
+
+struct AxesVisitor;
+
+impl<'de> Visitor<'de> for AxesVisitor {
+    type Value = Vec<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of the sizes of all axes")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut shape = Vec::new();
+        while let Some(dim) = seq.next_element()? {
+            if shape.len() == MAX_AXES {
+                return Err(A::Error::custom(format_args!("more than {MAX_AXES} axes")));
+            }
+            shape.push(dim);
+        }
+        Ok(shape)
+    }
 }
 
 /// Lists the tensors of a file after checking everything that its header claims.

@@ -3,16 +3,19 @@
 //! Two containers: a zip archive (since PyTorch 1.6), and before that pickles followed by the
 //! storages one after the other. Neither is compressed, so tensors are read where they lie.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::error::{Result, file_error, tensor_error};
 use super::info::StoredDType;
-use super::listing::{Listing, Located, MAX_HEADER_BYTES, n_elements};
+use super::listing::{Listing, Located, MAX_AXES, MAX_HEADER_BYTES, check_next, n_elements};
 use super::pickle::{Id, Pickle, Value};
 use super::slice::Layout;
 use super::zip;
 use crate::dtype::DType;
+
+/// The longest storage key or storage class: both are looked at once for each tensor.
+const MAX_LABEL_BYTES: usize = 64;
 
 /// The first two pickles of the container before PyTorch 1.6: a magic number and a version.
 const LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.";
@@ -89,8 +92,25 @@ fn open_legacy(file: &str, bytes: &[u8]) -> Result<(Pickle, Storages)> {
         .into_iter()
         .map(|(_, view)| (view.key, view.elem_size))
         .collect();
+    let storages = legacy_storages(file, bytes, at, &keys, &elem_sizes)?;
+    Ok((pickle, storages))
+}
+
+/// Reads the storages from `at` on, in the order of their keys.
+fn legacy_storages(
+    file: &str,
+    bytes: &[u8],
+    mut at: usize,
+    keys: &Pickle,
+    elem_sizes: &HashMap<&str, Option<usize>>,
+) -> Result<Storages> {
     let mut storages = Storages::new();
     for key in keys.strings() {
+        check_label("key", key).map_err(|found| file_error(file, "storage keys", found))?;
+        if storages.contains_key(key) {
+            let expected = format!("one storage {key:?}");
+            return Err(file_error(file, expected, "two of that key"));
+        }
         // A storage is as long as its count says times the element size of its tensors.
         let elem_size = elem_sizes.get(key).copied().flatten();
         let storage = elem_size.and_then(|size| legacy_storage(bytes, at, size));
@@ -102,7 +122,7 @@ fn open_legacy(file: &str, bytes: &[u8]) -> Result<(Pickle, Storages)> {
         at = storage.end;
         storages.insert(key.to_owned(), storage);
     }
-    Ok((pickle, storages))
+    Ok(storages)
 }
 
 /// The bytes of the storage whose count of elements is at `at`.
@@ -142,13 +162,20 @@ fn views<'a>(file: &str, pickle: &'a Pickle) -> Result<Vec<(&'a str, View<'a>)>>
         ));
     };
     let mut views = Vec::new();
+    let mut seen = HashSet::new();
     for &(name, value) in items {
         let (Value::Str(name), Some(args)) = (pickle.value(name), pickle.tensor_args(value)) else {
             continue;
         };
-        let view = pickle.view(args).ok_or_else(|| {
+        // What follows is copied for each tensor, while all of them may share it in the pickle.
+        check_next(name, views.len())
+            .map_err(|found| file_error(file, "a state dict as models have it", found))?;
+        if !seen.insert(name.as_str()) {
+            return Err(tensor_error(file, name, "one tensor of this name", "two"));
+        }
+        let view = pickle.view(args).map_err(|found| {
             let expected = "storage, offset, shape and strides in the pickle";
-            tensor_error(file, name, expected, "other arguments")
+            tensor_error(file, name, expected, found)
         })?;
         views.push((name.as_str(), view));
     }
@@ -236,40 +263,49 @@ impl Pickle {
         None
     }
 
-    /// Reads the arguments `(storage, offset, shape, strides, …)`.
-    fn view(&self, args: &[Id]) -> Option<View<'_>> {
+    /// Reads the arguments `(storage, offset, shape, strides, …)`, or says what they are instead.
+    fn view(&self, args: &[Id]) -> Result<View<'_>, String> {
+        const OTHER: &str = "other arguments";
         let &[storage, offset, shape, strides, ..] = args else {
-            return None;
+            return Err(OTHER.into());
         };
-        let Value::Persistent(storage) = self.value(storage) else {
+        let (class, key) = self.storage(storage).ok_or(OTHER)?;
+        check_label("class", class)?;
+        check_label("key", key)?;
+        let (dtype, elem_size) = stored_dtype(class);
+        let shape = self.tuple(shape).ok_or(OTHER)?;
+        let strides = self.tuple(strides).ok_or(OTHER)?;
+        if shape.len() > MAX_AXES {
+            let n_axes = shape.len();
+            return Err(format!("{n_axes} axes where {MAX_AXES} is the most"));
+        }
+        if shape.len() != strides.len() {
+            return Err(OTHER.into());
+        }
+        Ok(View {
+            dtype,
+            elem_size,
+            key,
+            offset: self.size(offset).ok_or(OTHER)?,
+            shape: self.sizes(shape).ok_or(OTHER)?,
+            strides: self.sizes(strides).ok_or(OTHER)?,
+        })
+    }
+
+    /// The class and the key of a storage.
+    fn storage(&self, id: Id) -> Option<(&str, &str)> {
+        let Value::Persistent(storage) = self.value(id) else {
             return None;
         };
         // ("storage", class, key, location, n_elements)
         let &[_, class, key, ..] = self.tuple(*storage)? else {
             return None;
         };
-        let (Value::Str(key), (_, class)) = (self.value(key), self.class(class)?) else {
+        let Value::Str(key) = self.value(key) else {
             return None;
         };
-        let (dtype, elem_size) = stored_dtype(class);
-        let (shape, strides) = (self.sizes(shape)?, self.sizes(strides)?);
-        let offset = self.size(offset)?;
-        (shape.len() == strides.len()).then_some(View {
-            dtype,
-            elem_size,
-            key,
-            offset,
-            shape,
-            strides,
-        })
-    }
-
-    /// The module and name of a class.
-    fn class(&self, id: Id) -> Option<(&str, &str)> {
-        match self.value(id) {
-            Value::Class { module, name } => Some((module, name)),
-            _ => None,
-        }
+        let (_, class) = self.class(class)?;
+        Some((class, key))
     }
 
     fn tuple(&self, id: Id) -> Option<&[Id]> {
@@ -286,12 +322,20 @@ impl Pickle {
         }
     }
 
-    fn sizes(&self, id: Id) -> Option<Vec<usize>> {
-        self.tuple(id)?
-            .iter()
-            .map(|&size| self.size(size))
-            .collect()
+    fn sizes(&self, ids: &[Id]) -> Option<Vec<usize>> {
+        ids.iter().map(|&size| self.size(size)).collect()
     }
+}
+
+/// Refuses a storage's class or key that is longer than any.
+fn check_label(what: &str, label: &str) -> Result<(), String> {
+    let n_bytes = label.len();
+    if n_bytes > MAX_LABEL_BYTES {
+        return Err(format!(
+            "a storage {what} of {n_bytes} bytes where {MAX_LABEL_BYTES} is the most"
+        ));
+    }
+    Ok(())
 }
 
 /// The format that a storage class stands for and its bytes per element, if known.

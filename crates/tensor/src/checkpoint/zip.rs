@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::listing::MAX_HEADER_BYTES;
+
 const END_OF_DIRECTORY: u32 = 0x0605_4b50;
 const ZIP64_LOCATOR: u32 = 0x0706_4b50;
 const ZIP64_END_OF_DIRECTORY: u32 = 0x0606_4b50;
@@ -17,12 +19,16 @@ pub(crate) type Directory = HashMap<String, Range<usize>>;
 
 /// Lists an archive, or says what is wrong with it.
 pub(crate) fn directory(bytes: &[u8]) -> Result<Directory, String> {
-    let (mut at, n_entries) = find_directory(bytes).ok_or("no directory at its end: truncated")?;
+    let (start, n_entries) = find_directory(bytes).ok_or("no directory at its end: truncated")?;
+    let mut at = start;
     let mut directory = Directory::new();
     for entry_idx in 0..n_entries {
         let entry = entry_at(bytes, at)
             .ok_or_else(|| format!("directory entry {entry_idx} of {n_entries} damaged"))?;
         at += entry.n_header_bytes;
+        if at - start > MAX_HEADER_BYTES {
+            return Err(format!("a directory of over {MAX_HEADER_BYTES} bytes"));
+        }
         if entry.is_packed {
             return Err(format!("entry {:?} compressed or encrypted", entry.name));
         }

@@ -12,8 +12,10 @@ pub enum EncoderError {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// A tensor is not what the config says.
-    #[error("tensor `{tensor}` has shape {found:?}, expected {expected:?}")]
+    #[error("{file}: tensor `{tensor}` has shape {found:?}, expected {expected:?}")]
     TensorShape {
+        /// The file that it lies in.
+        file: String,
         /// Its name.
         tensor: String,
         /// What the config asks for.
@@ -22,8 +24,10 @@ pub enum EncoderError {
         found: Vec<usize>,
     },
     /// A weight is NaN or infinite, or becomes so in the device's dtype.
-    #[error("tensor `{tensor}` holds {}", not_finite(*.element_idx, *.dtype))]
+    #[error("{file}: tensor `{tensor}` holds {}", not_finite(*.element_idx, *.dtype))]
     NotFinite {
+        /// The file that it lies in.
+        file: String,
         /// Its name.
         tensor: String,
         /// First such element, in row-major order of the part that was read; `None` if all are

@@ -56,7 +56,7 @@ pub enum ModelError {
     /// A tensor has another shape than the config says.
     #[error("{file}: tensor {tensor:?}: expected shape {expected:?}, found {found:?}")]
     TensorShape {
-        /// The checkpoint.
+        /// The file that the tensor lies in.
         file: String,
         /// The tensor.
         tensor: String,
@@ -78,9 +78,9 @@ impl ModelError {
             | Self::MissingFile { file }
             | Self::Json { file, .. }
             | Self::Key { file, .. }
-            | Self::UnknownFamily { file, .. }
-            | Self::TensorShape { file, .. } => *file = format!("{dir}/{file}"),
-            Self::Checkpoint(_) => {}
+            | Self::UnknownFamily { file, .. } => *file = format!("{dir}/{file}"),
+            // These know the whole path already.
+            Self::TensorShape { .. } | Self::Checkpoint(_) => {}
         }
         self
     }

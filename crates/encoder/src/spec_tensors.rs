@@ -82,7 +82,7 @@ fn check(tensor: &ExpectedTensor, checkpoint: &Checkpoint) -> Result<()> {
     };
     if info.shape != tensor.shape {
         return Err(ModelError::TensorShape {
-            file: "weights".into(),
+            file: checkpoint.file_of(&tensor.name).to_owned(),
             tensor: tensor.name.clone(),
             expected: tensor.shape.clone(),
             found: info.shape.clone(),

@@ -186,11 +186,11 @@ impl<'a, D: Device> Loader<'a, D> {
         let experts = self.device.load_experts(n_experts, slices, spec.activation);
         Ok(ExpertLayer {
             n_experts,
-            router: named(self.device.load_exact_matrix(&router), |_| {
+            router: self.named(self.device.load_exact_matrix(&router), |_| {
                 &spec.router.tensor
             })?,
             rule: spec.rule,
-            experts: named(experts, |part| {
+            experts: self.named(experts, |part| {
                 let expert = &spec.experts[held[part / 2]];
                 &[&expert.w_in, &expert.w_out][part % 2].tensor
             })?,
@@ -251,10 +251,10 @@ impl<'a, D: Device> Loader<'a, D> {
             .collect::<Result<Vec<_>>>()?;
         let name = |part: usize| &spec.weights[part].tensor;
         Ok(Linear {
-            weight: named(self.device.load_matrix(&weights), name)?,
+            weight: self.named(self.device.load_matrix(&weights), name)?,
             bias: match biases.as_slice() {
                 [] => None,
-                biases => Some(named(self.device.load_vector(biases), |i| &spec.biases[i])?),
+                biases => Some(self.named(self.device.load_vector(biases), |i| &spec.biases[i])?),
             },
         })
     }
@@ -285,7 +285,7 @@ impl<'a, D: Device> Loader<'a, D> {
     }
 
     fn vector(&self, tensor: &TensorRef, host: HostTensor<'_>) -> Result<D::Vector> {
-        named(self.device.load_vector(&[host]), |_| tensor)
+        self.named(self.device.load_vector(&[host]), |_| tensor)
     }
 
     fn table(&self, tensor: &TensorRef, n_rows: usize) -> Result<D::Table> {
@@ -294,7 +294,7 @@ impl<'a, D: Device> Loader<'a, D> {
             &[n_rows, self.d_model],
             &[0..n_rows, 0..self.d_model],
         )?;
-        named(self.device.load_table(&host), |_| tensor)
+        self.named(self.device.load_table(&host), |_| tensor)
     }
 
     /// Part `range` of a vector of `n`.
@@ -358,6 +358,7 @@ impl<'a, D: Device> Loader<'a, D> {
             }
             if found != shape {
                 return Err(EncoderError::TensorShape {
+                    file: self.checkpoint.file_of(name).to_owned(),
                     tensor: name.to_owned(),
                     expected: shape.to_vec(),
                     found,
@@ -369,6 +370,30 @@ impl<'a, D: Device> Loader<'a, D> {
             *first = first.start + rows.start..first.end + rows.start;
         }
         Ok(self.told(self.checkpoint.read(name, &ranges)?))
+    }
+
+    /// Names the tensor that a device refused; `tensor` tells which one each part passed was.
+    fn named<'t, T>(
+        &self,
+        loaded: std::result::Result<T, DeviceError>,
+        tensor: impl Fn(usize) -> &'t TensorRef,
+    ) -> Result<T> {
+        loaded.map_err(|error| match error {
+            DeviceError::NotFinite {
+                part_idx,
+                element_idx,
+                dtype,
+            } => {
+                let tensor = tensor(part_idx).name.clone();
+                EncoderError::NotFinite {
+                    file: self.checkpoint.file_of(&tensor).to_owned(),
+                    tensor,
+                    element_idx,
+                    dtype,
+                }
+            }
+            other => EncoderError::Device(other),
+        })
     }
 
     /// Tells the progress.
@@ -392,25 +417,6 @@ fn sinusoidal_table(offset: usize, n_positions: usize, d_model: usize) -> HostTe
         }
     }
     HostTensor::from_f32(vec![n_positions, d_model], &table)
-}
-
-/// Names the tensor that a device refused; `name` tells the tensor of each part passed.
-fn named<'t, T>(
-    loaded: std::result::Result<T, DeviceError>,
-    name: impl Fn(usize) -> &'t TensorRef,
-) -> Result<T> {
-    loaded.map_err(|error| match error {
-        DeviceError::NotFinite {
-            part_idx,
-            element_idx,
-            dtype,
-        } => EncoderError::NotFinite {
-            tensor: name(part_idx).name.clone(),
-            element_idx,
-            dtype,
-        },
-        other => EncoderError::Device(other),
-    })
 }
 
 impl From<DeviceError> for EncoderError {

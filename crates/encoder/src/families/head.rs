@@ -87,7 +87,7 @@ fn n_labels(checkpoint: &Checkpoint, out: &str, d_model: usize) -> Result<usize>
     match info.shape[..] {
         [n_labels, n_in] if n_in == d_model && n_labels > 0 => Ok(n_labels),
         _ => Err(ModelError::TensorShape {
-            file: "weights".into(),
+            file: checkpoint.file_of(&tensor).to_owned(),
             tensor,
             expected: vec![info.shape.first().copied().unwrap_or(1).max(1), d_model],
             found: info.shape.clone(),

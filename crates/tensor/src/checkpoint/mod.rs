@@ -103,6 +103,13 @@ impl Checkpoint {
         self.tensors.contains_key(name)
     }
 
+    /// The file that a tensor lies in, for complaints about it; the checkpoint if there is no such
+    /// tensor.
+    pub fn file_of(&self, name: &str) -> &str {
+        let stored = self.tensors.get(name);
+        stored.map_or(&self.name, |stored| &self.sources[stored.source_idx].name)
+    }
+
     /// Bytes of all tensors together.
     pub fn n_bytes(&self) -> u64 {
         self.tensors.values().map(|t| t.n_bytes as u64).sum()

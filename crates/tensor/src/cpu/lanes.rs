@@ -25,7 +25,9 @@ pub(crate) trait Lanes: Copy {
 }
 
 /// An element type of packed weights.
-pub(crate) trait Weight: Copy + Default + Send + Sync + 'static {
+pub(crate) trait Weight:
+    Copy + Default + bytemuck::Zeroable + Send + Sync + 'static
+{
     fn from_f32(x: f32) -> Self;
     fn is_finite(self) -> bool;
     /// # Safety

@@ -7,6 +7,7 @@ mod isa;
 mod lanes;
 mod math;
 mod norm;
+mod pages;
 mod panels;
 mod parallel;
 mod router;

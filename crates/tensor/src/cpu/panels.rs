@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use half::{bf16, f16};
 
 use super::lanes::{LANES, Weight};
+use super::pages::zeroed;
 use super::parallel::Parallel;
 use crate::checkpoint::HostTensor;
 use crate::device::{DeviceError, HostMatrix, MatrixLayout, Result};
@@ -53,8 +54,9 @@ impl<E: Weight> Panels<E> {
     /// Packs matrices stacked along `n_out`, panels in parallel.
     fn pack(parts: &[HostMatrix<'_>], dtype: DType, parallel: &Parallel) -> Result<Self> {
         let n_in = parts.first().map_or(0, HostMatrix::n_in);
-        let n_out = parts.iter().map(HostMatrix::n_out).sum();
-        let mut panels = Self::zeros(n_out, n_in);
+        let n_out: usize = parts.iter().map(HostMatrix::n_out).sum();
+        let data = zeroed(n_out.div_ceil(LANES) * n_in * LANES);
+        let mut panels = Self { n_out, n_in, data };
         let mut starts = vec![0];
         for part in parts {
             starts.push(starts[starts.len() - 1] + part.n_out());

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use half::{bf16, f16};
 
 use super::lanes::Weight;
+use super::pages::zeroed;
 use super::panels::{all_finite, find_non_finite, read_run};
 use super::parallel::Parallel;
 use crate::checkpoint::HostTensor;
@@ -79,16 +80,16 @@ fn convert<E: Weight>(
     n_cols: usize,
     parallel: &Parallel,
 ) -> Result<Vec<E>> {
-    let mut out = vec![E::default(); host.n_elements()];
+    let mut out = zeroed(host.n_elements());
     let finite = AtomicBool::new(true);
     // Rows in groups, so that a piece of work is worth a task.
     let group = (n_cols * 64).max(1);
     parallel.for_each_chunk(&mut out, group, |i, out| {
         let mut wide = vec![0.0; out.len()];
         read_run(host, i * group, &mut wide);
-        out.iter_mut()
-            .zip(wide)
-            .for_each(|(o, x)| *o = E::from_f32(x));
+        for (o, x) in out.iter_mut().zip(wide) {
+            *o = E::from_f32(x);
+        }
         if !all_finite(out) {
             finite.store(false, Ordering::Relaxed);
         }

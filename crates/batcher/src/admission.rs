@@ -1,19 +1,21 @@
-//! Whether new work is accepted: by tokens, because tokens are what takes time.
+//! Whether new work is accepted: by tokens, because tokens are what takes time, and by bytes of
+//! text until it is tokenized, because those are what takes memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// The longest time a client is told to wait.
+/// The longest time a client is told to wait. Not measured: by then the load has changed, so that a
+/// longer promise would only keep clients away from an idle server.
 const LONGEST_RETRY: Duration = Duration::from_secs(120);
 
-/// Whether work may come in while `n_tokens` are accepted and not answered.
+/// Whether work may come in while `n_held` tokens (or bytes) of accepted work are held.
 ///
 /// The size of the newcomer does not count: a bulk request larger than the whole limit is accepted
 /// by an idle server and split, so the limit may be exceeded by one request.
 #[must_use]
-pub fn admits(n_tokens: usize, max_tokens: usize) -> bool {
-    n_tokens < max_tokens.max(1)
+pub fn admits(n_held: usize, limit: usize) -> bool {
+    n_held < limit.max(1)
 }
 
 /// When it is worth trying again: the time the accepted tokens take at the measured rate.
@@ -30,11 +32,13 @@ pub fn retry_after(n_tokens: usize, tokens_per_second: f64) -> Duration {
     Duration::from_secs_f64(seconds.clamp(1.0, LONGEST_RETRY.as_secs_f64()))
 }
 
-/// Counts the tokens and sequences that are accepted and not answered.
+/// Counts the tokens and sequences that are accepted and not answered, and the bytes that are
+/// accepted and not tokenized.
 #[derive(Debug, Default)]
 pub(crate) struct Gauge {
     n_tokens: AtomicUsize,
     n_seqs: AtomicUsize,
+    n_bytes: AtomicUsize,
 }
 
 impl Gauge {
@@ -44,14 +48,25 @@ impl Gauge {
         sizes: &[usize],
         max_tokens: usize,
     ) -> Result<Vec<Reservation>, usize> {
-        let total: usize = sizes.iter().sum();
-        let take = |n_tokens| admits(n_tokens, max_tokens).then_some(n_tokens + total);
-        self.n_tokens
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, take)?;
+        take(&self.n_tokens, sizes.iter().sum(), max_tokens)?;
         self.n_seqs.fetch_add(sizes.len(), Ordering::AcqRel);
         let reserve = |&n_tokens: &usize| Reservation {
             gauge: Arc::clone(self),
             n_tokens,
+        };
+        Ok(sizes.iter().map(reserve).collect())
+    }
+
+    /// Takes room for texts of `sizes` bytes each, or says how many bytes are in the way.
+    pub(crate) fn admit_bytes(
+        self: &Arc<Self>,
+        sizes: &[usize],
+        max_bytes: usize,
+    ) -> Result<Vec<ByteReservation>, usize> {
+        take(&self.n_bytes, sizes.iter().sum(), max_bytes)?;
+        let reserve = |&n_bytes: &usize| ByteReservation {
+            gauge: Arc::clone(self),
+            n_bytes,
         };
         Ok(sizes.iter().map(reserve).collect())
     }
@@ -65,6 +80,18 @@ impl Gauge {
     pub(crate) fn n_seqs(&self) -> usize {
         self.n_seqs.load(Ordering::Acquire)
     }
+
+    /// Bytes accepted and not tokenized.
+    pub(crate) fn n_bytes(&self) -> usize {
+        self.n_bytes.load(Ordering::Acquire)
+    }
+}
+
+/// Adds `more` to `held` if the limit admits it, or says how much is held.
+fn take(held: &AtomicUsize, more: usize, limit: usize) -> Result<(), usize> {
+    let add = |n_held| admits(n_held, limit).then_some(n_held + more);
+    held.fetch_update(Ordering::AcqRel, Ordering::Acquire, add)
+        .map(|_| ())
 }
 
 /// Room held by one sequence; given back when dropped, whatever becomes of the sequence.
@@ -99,6 +126,26 @@ impl Drop for Reservation {
     }
 }
 
+/// Memory held by one text until it is tokenized; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct ByteReservation {
+    gauge: Arc<Gauge>,
+    n_bytes: usize,
+}
+
+impl ByteReservation {
+    /// Bytes of the text.
+    pub(crate) fn n_bytes(&self) -> usize {
+        self.n_bytes
+    }
+}
+
+impl Drop for ByteReservation {
+    fn drop(&mut self) {
+        self.gauge.n_bytes.fetch_sub(self.n_bytes, Ordering::AcqRel);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +176,20 @@ mod tests {
         assert_eq!(gauge.n_tokens(), 5);
         drop(room);
         assert_eq!(gauge.n_tokens(), 0);
+    }
+
+    #[test]
+    fn bytes_have_a_limit_of_their_own() {
+        let gauge = Arc::new(Gauge::default());
+        let texts = gauge
+            .admit_bytes(&[600, 600], 1000)
+            .expect("one overshoot is allowed");
+        assert_eq!((gauge.n_bytes(), texts[0].n_bytes()), (1200, 600));
+        let refused = gauge.admit_bytes(&[1], 1000);
+        assert_eq!(refused.expect_err("the limit is reached"), 1200);
+        assert_eq!((gauge.n_tokens(), gauge.n_seqs()), (0, 0));
+        drop(texts);
+        assert_eq!(gauge.n_bytes(), 0);
     }
 
     #[test]

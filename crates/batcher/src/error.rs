@@ -80,6 +80,19 @@ pub enum SubmitError {
         /// When it is worth trying again.
         retry_after: Duration,
     },
+    /// There is too much accepted text that is not tokenized yet.
+    #[error(
+        "the server is overloaded: {n_bytes} bytes of text are waiting, the limit is {max_bytes}; \
+         try again in {} s", .retry_after.as_secs()
+    )]
+    TooManyBytes {
+        /// Bytes accepted and not tokenized.
+        n_bytes: usize,
+        /// The configured limit.
+        max_bytes: usize,
+        /// When it is worth trying again.
+        retry_after: Duration,
+    },
     /// The model is still loading.
     #[error("the model is not loaded yet")]
     Starting,
@@ -104,7 +117,11 @@ impl SubmitError {
     pub(crate) fn at(self, input_idx: usize, n_inputs: usize) -> Self {
         let about_one_input = !matches!(
             self,
-            Self::Overloaded { .. } | Self::Starting | Self::Unhealthy(_) | Self::Closed
+            Self::Overloaded { .. }
+                | Self::TooManyBytes { .. }
+                | Self::Starting
+                | Self::Unhealthy(_)
+                | Self::Closed
         );
         if n_inputs > 1 && about_one_input {
             Self::At {

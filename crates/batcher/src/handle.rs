@@ -1,22 +1,20 @@
 //! What a client of the batcher holds.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::admission::{Reservation, retry_after};
-use crate::queue::{Reply, Sequence, Shared};
-use crate::tokenizer::{Encoder, Rule};
+use crate::admission::{ByteReservation, Reservation, retry_after};
+use crate::check::{check_input, check_task, estimate, n_bytes};
+use crate::draft::{Draft, Drafts};
+use crate::queue::{Reply, Shared};
+use crate::tokenizer::{Encoder, Rule, check_ids};
 use crate::worker::{BatchObserver, Worker};
 use crate::{
     BatcherConfig, Direction, Engine, EngineStats, Input, ModelInfo, Readiness, SubmitError, Task,
     TokenPiece, TokenizerPool,
 };
-
-/// Texts that one tokenizer thread takes at a time: a bulk request spreads over all threads, and a
-/// small one does not wait behind all of it.
-const TEXTS_PER_JOB: usize = 16;
 
 /// How the inputs of one request are run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +25,8 @@ pub struct Options {
     pub truncate: bool,
     /// Where to cut.
     pub direction: Direction,
-    /// The prompt put before each text; `None` takes the model's default prompt, if it has one.
+    /// The prompt put before each text; `None` takes the model's default prompt, if it has one and
+    /// the task is to embed: prompts tell embeddings apart, a head was trained without.
     pub prompt_name: Option<String>,
 }
 
@@ -73,6 +72,8 @@ pub struct Load {
     pub n_seqs: usize,
     /// Their tokens (estimated while a text is not tokenized yet).
     pub n_tokens: usize,
+    /// Bytes of those that are not tokenized yet.
+    pub n_bytes: usize,
 }
 
 /// Takes inputs and gives answers. Clones share one queue; the last one dropped closes it.
@@ -132,7 +133,7 @@ impl Handle {
         let n_inputs = inputs.len();
         self.check(&inputs, options)?;
         let prompt = self.prompt(options)?;
-        let receivers = self.enqueue(inputs, options, prompt.as_ref())?;
+        let receivers = self.enqueue(inputs, options, prompt)?;
         let mut answers = Vec::with_capacity(n_inputs);
         for (input_idx, receiver) in receivers.into_iter().enumerate() {
             let lost = || {
@@ -149,31 +150,88 @@ impl Handle {
     /// The tokens of a text.
     ///
     /// # Errors
-    /// [`SubmitError::Tokenizer`].
+    /// [`SubmitError::Tokenizer`], [`SubmitError::TooManyBytes`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future withdraws the text unless it already is in the tokenizer.
     pub async fn tokenize(
         &self,
         text: String,
         add_special_tokens: bool,
     ) -> Result<Vec<TokenPiece>, SubmitError> {
-        let job = move |encoder: &Encoder| encoder.tokenize(&text, add_special_tokens);
-        self.inner.tokenizers.call(job).await
+        let mut lists = self.tokenize_all(vec![text], add_special_tokens).await?;
+        Ok(lists.pop().expect("one list for one text"))
+    }
+
+    /// The tokens of each text, one text after the other.
+    ///
+    /// # Errors
+    /// As [`Handle::tokenize`].
+    ///
+    /// # Cancel safety
+    /// As [`Handle::tokenize`].
+    pub async fn tokenize_all(
+        &self,
+        texts: Vec<String>,
+        add_special_tokens: bool,
+    ) -> Result<Vec<Vec<TokenPiece>>, SubmitError> {
+        let n_texts = texts.len();
+        let sizes: Vec<usize> = texts.iter().map(String::len).collect();
+        let mut lists = Vec::with_capacity(n_texts);
+        for (text, bytes) in texts.into_iter().zip(self.admit_bytes(&sizes)?) {
+            let job = move |encoder: &Encoder| {
+                let _held = bytes;
+                encoder.tokenize(&text, add_special_tokens)
+            };
+            let list = self.inner.tokenizers.call(job).await;
+            lists.push(list.map_err(|error| error.at(lists.len(), n_texts))?);
+        }
+        Ok(lists)
     }
 
     /// The text of token ids.
     ///
     /// # Errors
-    /// [`SubmitError::Tokenizer`], [`SubmitError::TokenId`].
+    /// [`SubmitError::Tokenizer`], [`SubmitError::TokenId`], [`SubmitError::TooManyBytes`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future withdraws the ids unless they already are in the tokenizer.
     pub async fn decode(
         &self,
         ids: Vec<u32>,
         skip_special_tokens: bool,
     ) -> Result<String, SubmitError> {
-        let vocab_size = self.info().vocab_size;
-        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
-            return Err(SubmitError::TokenId { id, vocab_size });
+        let mut texts = self.decode_all(vec![ids], skip_special_tokens).await?;
+        Ok(texts.pop().expect("one text for one list"))
+    }
+
+    /// The text of each list of token ids, one list after the other.
+    ///
+    /// # Errors
+    /// As [`Handle::decode`].
+    ///
+    /// # Cancel safety
+    /// As [`Handle::decode`].
+    pub async fn decode_all(
+        &self,
+        lists: Vec<Vec<u32>>,
+        skip_special_tokens: bool,
+    ) -> Result<Vec<String>, SubmitError> {
+        let n_lists = lists.len();
+        for (list_idx, ids) in lists.iter().enumerate() {
+            check_ids(ids, self.info().vocab_size).map_err(|error| error.at(list_idx, n_lists))?;
         }
-        let job = move |encoder: &Encoder| encoder.decode(&ids, skip_special_tokens);
-        self.inner.tokenizers.call(job).await
+        let sizes: Vec<usize> = lists.iter().map(|ids| size_of_val(&ids[..])).collect();
+        let mut texts = Vec::with_capacity(n_lists);
+        for (ids, bytes) in lists.into_iter().zip(self.admit_bytes(&sizes)?) {
+            let job = move |encoder: &Encoder| {
+                let _held = bytes;
+                encoder.decode(&ids, skip_special_tokens)
+            };
+            let text = self.inner.tokenizers.call(job).await;
+            texts.push(text.map_err(|error| error.at(texts.len(), n_lists))?);
+        }
+        Ok(texts)
     }
 
     /// What the model is.
@@ -201,7 +259,15 @@ impl Handle {
         Load {
             n_seqs: gauge.n_seqs(),
             n_tokens: gauge.n_tokens(),
+            n_bytes: gauge.n_bytes(),
         }
+    }
+
+    /// Sequences that are tokenized and wait for their batch. Waits for a batch that is just being
+    /// chosen.
+    #[must_use]
+    pub fn n_queued(&self) -> usize {
+        self.inner.shared.n_queued()
     }
 
     /// Ids that the tokenizer puts before and after every single text.
@@ -210,7 +276,7 @@ impl Handle {
         self.inner.tokenizers.special_ids()
     }
 
-    /// Whether the model can answer.
+    /// Whether the model can answer. Waits for nothing.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
         match self.inner.shared.failure.get() {
@@ -232,10 +298,8 @@ impl Handle {
 
     /// Refuses what cannot be run, before anything of the request is.
     fn check(&self, inputs: &[Input], options: &Options) -> Result<(), SubmitError> {
-        match self.readiness() {
-            Readiness::Failed(reason) => return Err(SubmitError::Unhealthy(reason)),
-            Readiness::Draining => return Err(SubmitError::Closed),
-            Readiness::Ready | Readiness::Starting => {}
+        if self.readiness() != Readiness::Ready {
+            return Err(self.inner.shared.refusal());
         }
         if inputs.is_empty() {
             return Err(SubmitError::Empty { what: "`inputs`" });
@@ -248,13 +312,14 @@ impl Handle {
         Ok(())
     }
 
+    /// The prompt that was asked for; an embedding has a default.
     fn prompt(&self, options: &Options) -> Result<Option<Arc<str>>, SubmitError> {
         let info = self.info();
-        let Some(name) = options
-            .prompt_name
-            .as_ref()
-            .or(info.default_prompt_name.as_ref())
-        else {
+        let default = match options.task {
+            Task::Embed { .. } => info.default_prompt_name.as_ref(),
+            Task::Classify { .. } => None,
+        };
+        let Some(name) = options.prompt_name.as_ref().or(default) else {
             return Ok(None);
         };
         let unknown = || SubmitError::UnknownPrompt {
@@ -267,20 +332,36 @@ impl Handle {
             .ok_or_else(unknown)
     }
 
-    /// Takes room for the whole request.
+    /// Takes room for the tokens of the whole request.
     fn admit(&self, inputs: &[Input]) -> Result<Vec<Reservation>, SubmitError> {
         let shared = &self.inner.shared;
         let estimate = |input: &Input| estimate(input, shared.info.max_length);
         let sizes: Vec<usize> = inputs.iter().map(estimate).collect();
         let max_tokens = shared.config.max_queue_tokens;
-        shared.gauge.admit(&sizes, max_tokens).map_err(|n_tokens| {
-            let retry_after = retry_after(n_tokens, shared.tokens_per_second());
-            SubmitError::Overloaded {
-                n_tokens,
-                max_tokens,
-                retry_after,
-            }
-        })
+        let overloaded = |n_tokens| SubmitError::Overloaded {
+            n_tokens,
+            max_tokens,
+            retry_after: self.retry_after(),
+        };
+        shared.gauge.admit(&sizes, max_tokens).map_err(overloaded)
+    }
+
+    /// Takes room for texts that wait for the tokenizers.
+    fn admit_bytes(&self, sizes: &[usize]) -> Result<Vec<ByteReservation>, SubmitError> {
+        let shared = &self.inner.shared;
+        let max_bytes = shared.config.max_queue_bytes;
+        let refused = |n_bytes| SubmitError::TooManyBytes {
+            n_bytes,
+            max_bytes,
+            retry_after: self.retry_after(),
+        };
+        shared.gauge.admit_bytes(sizes, max_bytes).map_err(refused)
+    }
+
+    /// When what is accepted now will about be answered.
+    fn retry_after(&self) -> Duration {
+        let shared = &self.inner.shared;
+        retry_after(shared.gauge.n_tokens(), shared.tokens_per_second())
     }
 
     /// Gives the inputs to the tokenizers, which put them into the queue.
@@ -288,33 +369,33 @@ impl Handle {
         &self,
         inputs: Vec<Input>,
         options: &Options,
-        prompt: Option<&Arc<str>>,
+        prompt: Option<Arc<str>>,
     ) -> Result<Vec<oneshot::Receiver<Result<Answer, SubmitError>>>, SubmitError> {
         let rooms = self.admit(&inputs)?;
+        let sizes: Vec<usize> = inputs.iter().map(n_bytes).collect();
+        let bytes = self.admit_bytes(&sizes)?;
         let (replies, receivers): (Vec<Reply>, Vec<_>) =
             inputs.iter().map(|_| oneshot::channel()).unzip();
         let submitted = Instant::now();
-        let parts = inputs.into_iter().zip(rooms).zip(replies);
-        let mut drafts = parts.map(|((input, room), reply)| Draft {
-            input,
-            room,
-            reply,
-            submitted,
-        });
-        let rule = self.rule(options);
-        loop {
-            let job: Vec<Draft> = drafts.by_ref().take(TEXTS_PER_JOB).collect();
-            if job.is_empty() {
-                return Ok(receivers);
-            }
-            let shared = Arc::clone(&self.inner.shared);
-            let (prompt, task) = (prompt.cloned(), options.task);
-            self.inner.tokenizers.spawn(move |encoder| {
-                for draft in job {
-                    draft.tokenize(encoder, prompt.as_deref(), rule, task, &shared);
-                }
-            });
-        }
+        let parts = inputs.into_iter().zip(rooms).zip(bytes).zip(replies);
+        let drafts: Vec<Draft> = parts
+            .map(|(((input, room), bytes), reply)| Draft {
+                input,
+                room,
+                bytes,
+                reply,
+                submitted,
+            })
+            .collect();
+        let request = Drafts {
+            left: Mutex::new(drafts.into_iter()),
+            prompt,
+            rule: self.rule(options),
+            task: options.task,
+            shared: Arc::clone(&self.inner.shared),
+        };
+        request.spawn(&self.inner.tokenizers);
+        Ok(receivers)
     }
 
     fn rule(&self, options: &Options) -> Rule {
@@ -351,91 +432,6 @@ impl std::fmt::Debug for Handle {
     }
 }
 
-/// One accepted input before it is tokenized.
-struct Draft {
-    input: Input,
-    room: Reservation,
-    reply: Reply,
-    submitted: Instant,
-}
-
-impl Draft {
-    /// Turns the draft into a sequence in the queue, or answers it with what is wrong.
-    fn tokenize(
-        mut self,
-        encoder: &Encoder,
-        prompt: Option<&str>,
-        rule: Rule,
-        task: Task,
-        shared: &Shared,
-    ) {
-        if self.reply.is_closed() {
-            return;
-        }
-        let started = Instant::now();
-        match encoder.encode(&self.input, prompt, rule) {
-            Ok(encoded) => {
-                self.room.resize(encoded.ids.len());
-                shared.push(Sequence {
-                    ids: encoded.ids,
-                    type_ids: encoded.type_ids,
-                    task,
-                    reply: self.reply,
-                    room: self.room,
-                    submitted: self.submitted,
-                    tokenization: started.elapsed(),
-                });
-            }
-            Err(error) => {
-                drop(self.room);
-                let _ = self.reply.send(Err(error));
-            }
-        }
-    }
-}
-
-/// Tokens that an input will about have: four bytes each, as in English, and two special ones.
-fn estimate(input: &Input, max_length: usize) -> usize {
-    let n_tokens = match input {
-        Input::Text(text) => text.len() / 4 + 2,
-        Input::Pair(a, b) => (a.len() + b.len()) / 4 + 3,
-        Input::Ids(ids) => ids.len(),
-    };
-    n_tokens.clamp(1, max_length.max(1))
-}
-
-fn check_task(task: Task, info: &ModelInfo) -> Result<(), SubmitError> {
-    let d_model = info.d_model;
-    match task {
-        Task::Embed {
-            dimensions: Some(dimensions),
-            ..
-        } if !(1..=d_model).contains(&dimensions) => Err(SubmitError::Dimensions {
-            dimensions,
-            d_model,
-        }),
-        Task::Classify { .. } if info.labels.is_none() => Err(SubmitError::NoHead),
-        Task::Embed { .. } | Task::Classify { .. } => Ok(()),
-    }
-}
-
-fn check_input(input: &Input, options: &Options, vocab_size: usize) -> Result<(), SubmitError> {
-    let empty = match input {
-        Input::Text(text) => text.is_empty(),
-        Input::Pair(a, b) => a.is_empty() && b.is_empty(),
-        Input::Ids(ids) => ids.is_empty(),
-    };
-    if empty {
-        return Err(SubmitError::Empty { what: "`inputs`" });
-    }
-    let Input::Ids(ids) = input else {
-        return Ok(());
-    };
-    if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
-        return Err(SubmitError::TokenId { id, vocab_size });
-    }
-    if options.prompt_name.is_some() {
-        return Err(SubmitError::PromptBeforeIds);
-    }
-    Ok(())
-}
+#[cfg(test)]
+#[path = "handle_tests.rs"]
+mod tests;

@@ -4,7 +4,8 @@
 //!
 //! 1. [`handle`]: what a client holds. It checks the input against the model, asks [`admission`]
 //!    whether there is room, and waits for the answers.
-//! 2. [`tokenizer`]: a pool of threads that turns text into token ids and truncates.
+//! 2. [`tokenizer`]: a pool of threads that turns text into token ids and truncates; requests take
+//!    turns.
 //! 3. [`pack`]: the rule that chooses the sequences of the next batch; a pure function.
 //! 4. [`worker`]: the thread that packs, runs the engine and hands out answers.
 //!
@@ -19,13 +20,18 @@
 //! ```
 
 pub mod admission;
+mod backlog;
+mod check;
 pub mod config;
+mod draft;
 pub mod error;
 pub mod handle;
 pub mod pack;
 pub mod port;
 mod queue;
 pub mod slot;
+#[cfg(test)]
+mod testing;
 pub mod tokenizer;
 pub mod worker;
 

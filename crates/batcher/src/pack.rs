@@ -1,6 +1,6 @@
 //! Which sequences make the next batch: a pure function, without channel, clock or metric.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::time::Duration;
 
 /// One waiting sequence, as far as packing cares.
@@ -21,9 +21,17 @@ pub struct Budget {
     pub max_seqs: usize,
 }
 
-/// Chooses the sequences of the next batch from `queue`, which is in order of arrival.
+impl Budget {
+    /// Most sequences of `n_tokens` tokens that one batch takes.
+    #[must_use]
+    pub fn most_of(&self, n_tokens: usize) -> usize {
+        (self.max_tokens / n_tokens.max(1)).clamp(1, self.max_seqs.max(1))
+    }
+}
+
+/// Chooses the sequences of the next batch.
 ///
-/// The oldest sequence always goes, so nobody starves. The rest of the budget is given to the
+/// The sequence that has waited longest always goes, so nobody starves. The rest of the budget is given to the
 /// sequences with the highest *response ratio*, `1 + waited / service time` (highest response ratio
 /// next, Brinch Hansen 1971): a short text does not wait behind long ones, and a long one gains rank
 /// while it waits. Service time is taken as proportional to tokens, so no measured rate is needed.
@@ -31,43 +39,76 @@ pub struct Budget {
 ///
 /// There is no padding, so mixing lengths costs nothing.
 ///
+/// Only as many sequences as the batch can hold are sorted, so the rest of the queue costs time in
+/// proportion to its length.
+///
 /// # Shapes
 /// - returns positions in `queue`, ascending; empty only if `queue` is empty
 #[must_use]
 pub fn pack(queue: &[Waiting], budget: Budget) -> Vec<usize> {
-    let Some(oldest) = queue.first() else {
+    let Some(oldest) = oldest(queue) else {
         return Vec::new();
     };
-    let mut chosen = vec![0];
-    let mut tokens_left = budget.max_tokens.saturating_sub(oldest.n_tokens);
-    for seq_idx in by_response_ratio(queue, tokens_left) {
-        if chosen.len() >= budget.max_seqs || tokens_left == 0 {
+    let mut chosen = vec![oldest];
+    let mut tokens_left = budget.max_tokens.saturating_sub(queue[oldest].n_tokens);
+    let mut rest: Vec<usize> = (0..queue.len()).collect();
+    rest.swap_remove(oldest);
+    loop {
+        rest.retain(|&seq_idx| queue[seq_idx].n_tokens <= tokens_left);
+        let seqs_left = budget.max_seqs.saturating_sub(chosen.len());
+        let n_best = seqs_left.min(most_that_fit(queue, &rest, tokens_left));
+        if n_best == 0 {
             break;
         }
-        if let Some(left) = tokens_left.checked_sub(queue[seq_idx].n_tokens) {
-            tokens_left = left;
-            chosen.push(seq_idx);
+        // The first of them fits, so every round chooses one; a second round is needed only if a
+        // long sequence was passed over.
+        for seq_idx in take_best(queue, &mut rest, n_best) {
+            if let Some(left) = tokens_left.checked_sub(queue[seq_idx].n_tokens) {
+                tokens_left = left;
+                chosen.push(seq_idx);
+            }
         }
     }
     chosen.sort_unstable();
     chosen
 }
 
-/// Positions after the first whose sequence fits in `tokens_left` at all, best ratio first.
-fn by_response_ratio(queue: &[Waiting], tokens_left: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (1..queue.len())
-        .filter(|&seq_idx| queue[seq_idx].n_tokens <= tokens_left)
-        .collect();
-    // A stable sort: equal ratios stay in order of arrival.
-    order.sort_by(|&a, &b| compare_ratio(&queue[b], &queue[a]));
-    order
+/// Position of the sequence that has waited longest; of several, the first.
+fn oldest(queue: &[Waiting]) -> Option<usize> {
+    let positions = 0..queue.len();
+    positions.min_by_key(|&seq_idx| Reverse(queue[seq_idx].waited))
 }
 
-/// Compares `a.waited / a.n_tokens` with `b.waited / b.n_tokens`, without division.
-fn compare_ratio(a: &Waiting, b: &Waiting) -> Ordering {
-    let left = a.waited.as_micros().saturating_mul(b.n_tokens as u128);
-    let right = b.waited.as_micros().saturating_mul(a.n_tokens as u128);
-    left.cmp(&right)
+/// How many of `rest` there can be in `tokens_left` if the shortest are taken.
+fn most_that_fit(queue: &[Waiting], rest: &[usize], tokens_left: usize) -> usize {
+    let lengths = rest.iter().map(|&seq_idx| queue[seq_idx].n_tokens.max(1));
+    lengths
+        .min()
+        .map_or(0, |shortest| rest.len().min(tokens_left / shortest))
+}
+
+/// Removes the `n_best` positions with the highest response ratio from `rest`, best first.
+fn take_best(queue: &[Waiting], rest: &mut Vec<usize>, n_best: usize) -> Vec<usize> {
+    let worst_first = |a: &usize, b: &usize| better_first(queue, *b, *a);
+    let start = rest.len() - n_best;
+    if start > 0 {
+        rest.select_nth_unstable_by(start, worst_first);
+    }
+    let mut best = rest.split_off(start);
+    best.sort_unstable_by(|&a, &b| better_first(queue, a, b));
+    best
+}
+
+/// The higher `waited / n_tokens` first, compared without division; if equal, the earlier position.
+fn better_first(queue: &[Waiting], a: usize, b: usize) -> Ordering {
+    let weight = |one: &Waiting, other: &Waiting| {
+        let micros = one.waited.as_micros();
+        micros.saturating_mul(other.n_tokens.max(1) as u128)
+    };
+    let (left, right) = (&queue[a], &queue[b]);
+    weight(right, left)
+        .cmp(&weight(left, right))
+        .then(a.cmp(&b))
 }
 
 #[cfg(test)]
@@ -112,7 +153,42 @@ mod tests {
         check(&[(1, 3), (1, 2), (1, 1)], 10, 2, &[0, 1]);
     }
 
+    /// The rule itself: everything sorted, then taken one by one as far as it fits.
+    fn pack_by_sorting(queue: &[Waiting], budget: Budget) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..queue.len()).collect();
+        let oldest = oldest(queue).expect("somebody waits");
+        order.sort_by(|&a, &b| {
+            (b == oldest)
+                .cmp(&(a == oldest))
+                .then(better_first(queue, a, b))
+        });
+        let mut tokens_left = budget.max_tokens.max(queue[oldest].n_tokens);
+        let mut chosen = Vec::new();
+        for seq_idx in order {
+            let fits = queue[seq_idx].n_tokens <= tokens_left;
+            if fits && (chosen.is_empty() || chosen.len() < budget.max_seqs) {
+                tokens_left -= queue[seq_idx].n_tokens;
+                chosen.push(seq_idx);
+            }
+        }
+        chosen.sort_unstable();
+        chosen
+    }
+
     proptest! {
+        #[test]
+        fn a_partial_selection_chooses_what_sorting_chooses(
+            entries in prop::collection::vec((1usize..600, 0u64..50), 1..300),
+            max_tokens in 1usize..5000,
+            max_seqs in 1usize..50,
+        ) {
+            let queue = queue(&entries);
+            for max_seqs in [max_seqs, usize::MAX] {
+                let budget = Budget { max_tokens, max_seqs };
+                prop_assert_eq!(pack(&queue, budget), pack_by_sorting(&queue, budget));
+            }
+        }
+
         #[test]
         fn every_batch_is_legal_and_takes_the_oldest(
             entries in prop::collection::vec((0usize..600, 0u64..1000), 1..200),
@@ -121,7 +197,8 @@ mod tests {
         ) {
             let queue = queue(&entries);
             let chosen = pack(&queue, Budget { max_tokens, max_seqs });
-            prop_assert_eq!(chosen[0], 0);
+            let longest = queue.iter().map(|waiting| waiting.waited).max();
+            prop_assert!(chosen.iter().any(|&i| Some(queue[i].waited) == longest));
             prop_assert!(chosen.is_sorted_by(|a, b| a < b));
             prop_assert!(chosen.len() <= max_seqs);
             let n_tokens: usize = chosen.iter().map(|&i| queue[i].n_tokens).sum();

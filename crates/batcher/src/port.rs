@@ -110,6 +110,7 @@ pub struct ModelInfo {
     pub classifier: bool,
     /// Prompts by name, put before a text.
     pub prompts: BTreeMap<String, String>,
-    /// The prompt used when a request names none.
+    /// The prompt put before a text to embed when its request names none; classification has no
+    /// default prompt.
     pub default_prompt_name: Option<String>,
 }

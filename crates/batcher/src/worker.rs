@@ -79,6 +79,16 @@ impl Worker {
         }
     }
 
+    /// Tells the observer, whose panic is not the engine's.
+    fn report(&self, report: &BatchReport) {
+        let Some(observe) = self.shared.observer.get() else {
+            return;
+        };
+        if catch_unwind(AssertUnwindSafe(|| observe(report))).is_err() {
+            tracing::error!("the observer of a batch panicked; batches go on");
+        }
+    }
+
     /// Calls the engine; a panic and a wrong number of rows are failures of the engine.
     fn run_engine(&self, batch: &PackedBatch) -> Result<Vec<Vec<f32>>, EngineError> {
         let started = Instant::now();
@@ -98,13 +108,11 @@ impl Worker {
             inference_ms = inference.as_millis() as u64,
             "batch"
         );
-        if let Some(observe) = self.shared.observer.get() {
-            observe(&BatchReport {
-                n_seqs,
-                n_tokens,
-                inference,
-            });
-        }
+        self.report(&BatchReport {
+            n_seqs,
+            n_tokens,
+            inference,
+        });
         Ok(rows)
     }
 
@@ -130,7 +138,11 @@ impl std::fmt::Debug for Worker {
 /// A worker that is dropped, or whose thread dies, must not leave clients waiting.
 impl Drop for Worker {
     fn drop(&mut self) {
-        refuse_all(self.shared.abandon(), &SubmitError::Closed);
+        if thread::panicking() {
+            let reason = "the batcher's thread panicked".to_owned();
+            let _ = self.shared.failure.set(reason);
+        }
+        self.shared.abandon();
     }
 }
 
@@ -168,16 +180,13 @@ fn hand_out(batch: Vec<Sequence>, rows: Vec<Vec<f32>>, started: Instant, inferen
                 "the model returned a value that is not finite".to_owned(),
             ))
         };
-        // The room is given back before the client hears: who has its answer holds nothing.
-        drop(sequence.room);
-        let _ = sequence.reply.send(answer);
+        sequence.answer(answer);
     }
 }
 
-fn refuse_all(batch: impl IntoIterator<Item = Sequence>, error: &SubmitError) {
+fn refuse_all(batch: Vec<Sequence>, error: &SubmitError) {
     for sequence in batch {
-        drop(sequence.room);
-        let _ = sequence.reply.send(Err(error.clone()));
+        sequence.answer(Err(error.clone()));
     }
 }
 

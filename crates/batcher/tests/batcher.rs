@@ -77,6 +77,14 @@ fn info() -> ModelInfo {
 }
 
 fn start(behaviour: Behaviour, config: BatcherConfig) -> (Handle, Worker, Arc<FakeEngine>) {
+    start_with(info(), behaviour, config)
+}
+
+fn start_with(
+    info: ModelInfo,
+    behaviour: Behaviour,
+    config: BatcherConfig,
+) -> (Handle, Worker, Arc<FakeEngine>) {
     let engine = Arc::new(FakeEngine {
         behaviour,
         ..FakeEngine::default()
@@ -85,7 +93,7 @@ fn start(behaviour: Behaviour, config: BatcherConfig) -> (Handle, Worker, Arc<Fa
     let (handle, worker) = pair(
         Arc::clone(&engine) as Arc<dyn Engine>,
         tokenizers,
-        info(),
+        info,
         config,
     );
     (handle, worker, engine)
@@ -95,12 +103,11 @@ fn text(text: &str) -> Input {
     Input::Text(text.to_owned())
 }
 
-/// Waits until `n_seqs` sequences are accepted and their tokens are known.
+/// Waits until `n_seqs` sequences are tokenized.
 async fn wait_for(handle: &Handle, n_seqs: usize) {
-    while handle.load().n_seqs != n_seqs {
+    while handle.n_queued() != n_seqs {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    tokio::time::sleep(Duration::from_millis(20)).await;
 }
 
 #[tokio::test]
@@ -232,6 +239,42 @@ async fn only_the_culprit_of_a_batch_fails() {
         refused,
         Err(SubmitError::Input("this token is refused".into()))
     );
+    assert_eq!(handle.readiness(), Readiness::Ready);
+}
+
+#[tokio::test]
+async fn a_token_that_the_model_does_not_know_never_reaches_the_engine() {
+    // The tokenizer knows two tokens more than the model, 漢 and 字.
+    let small = ModelInfo {
+        vocab_size: 87,
+        ..info()
+    };
+    let (handle, worker, engine) = start_with(small, Behaviour::Answer, BatcherConfig::default());
+    let submit = |input: Input| {
+        let handle = handle.clone();
+        tokio::spawn(async move { handle.submit(input, &Options::new(EMBED)).await })
+    };
+    let (good, bad) = (submit(text("hello")), submit(text("hello 漢")));
+    let refused = SubmitError::TokenId {
+        id: 87,
+        vocab_size: 87,
+    };
+    assert_eq!(bad.await.expect("no panic"), Err(refused));
+    wait_for(&handle, 1).await;
+    assert_eq!(worker.step(), 1);
+    assert!(good.await.expect("no panic").is_ok());
+    assert_eq!(engine.n_runs.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn an_observer_that_panics_costs_no_answer() {
+    let (handle, worker, _) = start(Behaviour::Answer, BatcherConfig::default());
+    handle.observe(Arc::new(|_| panic!("the observer panics")));
+    worker.spawn().expect("a thread");
+    for _ in 0..2 {
+        let answer = handle.submit(text("hello"), &Options::new(EMBED)).await;
+        assert_eq!(answer.expect("an answer").values, [3.0, 4.0]);
+    }
     assert_eq!(handle.readiness(), Readiness::Ready);
 }
 

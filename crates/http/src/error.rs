@@ -102,7 +102,10 @@ impl RequestError {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Submit(SubmitError::Overloaded { retry_after, .. }) => Some(*retry_after),
+            Self::Submit(
+                SubmitError::Overloaded { retry_after, .. }
+                | SubmitError::TooManyBytes { retry_after, .. },
+            ) => Some(*retry_after),
             Self::Submit(SubmitError::Starting) => Some(Duration::from_secs(1)),
             _ => None,
         }
@@ -182,7 +185,9 @@ fn class_of(error: &SubmitError) -> Class {
         | SubmitError::Input(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Validation"),
         SubmitError::Tokenizer(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Tokenizer"),
         SubmitError::Backend(_) => (StatusCode::FAILED_DEPENDENCY, "Backend"),
-        SubmitError::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
+        SubmitError::Overloaded { .. } | SubmitError::TooManyBytes { .. } => {
+            (StatusCode::TOO_MANY_REQUESTS, "Overloaded")
+        }
         SubmitError::Starting | SubmitError::Unhealthy(_) | SubmitError::Closed => {
             (StatusCode::SERVICE_UNAVAILABLE, "Unhealthy")
         }
@@ -298,6 +303,7 @@ mod tests {
             retry_after,
         };
         submit(overloaded, 429, "Overloaded");
+        submit(too_many_bytes(), 429, "Overloaded");
         submit(SubmitError::Starting, 503, "Unhealthy");
         submit(SubmitError::Unhealthy(name()), 503, "Unhealthy");
         submit(SubmitError::Closed, 503, "Unhealthy");
@@ -314,6 +320,14 @@ mod tests {
         check(method, 405, "MethodNotAllowed");
         check(RequestError::Unauthorized, 401, "Unauthorized");
         check(RequestError::Internal, 500, "Internal");
+    }
+
+    fn too_many_bytes() -> SubmitError {
+        SubmitError::TooManyBytes {
+            n_bytes: 2,
+            max_bytes: 1,
+            retry_after: Duration::from_secs(3),
+        }
     }
 
     #[test]
@@ -333,8 +347,10 @@ mod tests {
             max_tokens: 1,
             retry_after,
         };
-        let response = RequestError::from(error).render("/v1/embeddings");
-        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(response.headers()[header::RETRY_AFTER], "3");
+        for error in [error, too_many_bytes()] {
+            let response = RequestError::from(error).render("/v1/embeddings");
+            assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+            assert_eq!(response.headers()[header::RETRY_AFTER], "3");
+        }
     }
 }

@@ -85,6 +85,16 @@ impl AppState {
         Ok(self.inner.slot.handle()?)
     }
 
+    /// Refuses a request with too many inputs.
+    pub(crate) fn check_n_inputs(&self, n_inputs: usize) -> Result<(), RequestError> {
+        let limit = self.inner.config.max_client_batch_size;
+        if n_inputs > limit {
+            let message = format!("at most {limit} inputs a request, got {n_inputs}");
+            return Err(RequestError::field("", message));
+        }
+        Ok(())
+    }
+
     /// Runs the inputs of one request, with the server's defaults for what it does not wish.
     ///
     /// # Cancel safety
@@ -96,11 +106,7 @@ impl AppState {
         wishes: Wishes,
     ) -> Result<Vec<Answer>, RequestError> {
         let model = self.model()?;
-        let (n_inputs, limit) = (inputs.len(), self.inner.config.max_client_batch_size);
-        if n_inputs > limit {
-            let message = format!("at most {limit} inputs a request, got {n_inputs}");
-            return Err(RequestError::field("", message));
-        }
+        self.check_n_inputs(inputs.len())?;
         let options = Options {
             task,
             truncate: wishes.truncate.unwrap_or(self.inner.config.auto_truncate),

@@ -91,7 +91,7 @@ impl Encoder {
         (&self.special_ids.0, &self.special_ids.1)
     }
 
-    /// Turns one input into token ids; `prompt` is put before the (first) text.
+    /// Turns one input into ids of the model's vocabulary; `prompt` is put before the (first) text.
     pub(crate) fn encode(
         &self,
         input: &Input,
@@ -138,49 +138,60 @@ impl Encoder {
         let processor = self.tokenizer.get_post_processor();
         let n_special = processor.map_or(0, |processor| processor.added_tokens(b.is_some()));
         let room = rule.max_length.saturating_sub(n_special);
-        let a = self.tokens(a, room, rule.direction)?;
-        let b = b
-            .map(|b| self.tokens(b, room, rule.direction))
-            .transpose()?;
+        let encode = |piece: &str| self.tokenizer.encode_fast(piece, false).map_err(failed);
+        let tokens = |text| first_tokens(text, room, rule.direction, encode);
+        let a = tokens(a)?;
+        let b = b.map(tokens).transpose()?;
         refuse_too_long(&a, b.as_ref(), n_special, rule)?;
         let (a, b) = truncate(a.encoding, b.map(|b| b.encoding), room, rule.direction)?;
         let sequence = self.tokenizer.post_process(a, b, true).map_err(failed)?;
         if sequence.is_empty() {
             return Err(SubmitError::Tokenizer("the text has no tokens".to_owned()));
         }
+        // A tokenizer may know tokens that were added after the model was made. The engine would
+        // refuse them too, but with the whole batch.
+        check_ids(sequence.get_ids(), rule.vocab_size)?;
         Ok(Encoded {
             ids: sequence.get_ids().to_vec(),
             type_ids: sequence.get_type_ids().to_vec(),
         })
     }
+}
 
-    /// The tokens of `text`, all of them or clearly more than `room`.
-    fn tokens(&self, text: &str, room: usize, side: Direction) -> Result<Tokens, SubmitError> {
-        let first = pieces(text, room, side).next().unwrap_or(text);
-        if let Some(tokens) = self.enough_tokens(first, text, room)? {
-            return Ok(tokens);
-        }
-        let shrunk = shrink(text, room, side);
-        for piece in pieces(&shrunk, room, side) {
-            if let Some(mut tokens) = self.enough_tokens(piece, &shrunk, room)? {
-                tokens.whole &= shrunk.len() == text.len();
-                return Ok(tokens);
-            }
-        }
-        unreachable!("the last piece is the whole text")
-    }
-
-    /// The tokens of a piece, if it is the whole text or has clearly more than `room` of them.
-    fn enough_tokens(
-        &self,
-        piece: &str,
-        text: &str,
-        room: usize,
-    ) -> Result<Option<Tokens>, SubmitError> {
-        let encoding = self.tokenizer.encode_fast(piece, false).map_err(failed)?;
+/// The tokens of `text`, all of them or clearly more than `room`; `encode` turns a piece of text
+/// into tokens.
+fn first_tokens(
+    text: &str,
+    room: usize,
+    side: Direction,
+    mut encode: impl FnMut(&str) -> Result<Encoding, SubmitError>,
+) -> Result<Tokens, SubmitError> {
+    // The tokens of a piece, if it is the whole text or has clearly more than `room` of them.
+    let mut enough_tokens = |piece: &str, text: &str| -> Result<Option<Tokens>, SubmitError> {
+        let encoding = encode(piece)?;
         let whole = piece.len() == text.len();
         let enough = whole || encoding.len() > room + MARGIN;
         Ok(enough.then_some(Tokens { encoding, whole }))
+    };
+    let first = pieces(text, room, side).next().unwrap_or(text);
+    if let Some(tokens) = enough_tokens(first, text)? {
+        return Ok(tokens);
+    }
+    let shrunk = shrink(text, room, side);
+    for piece in pieces(&shrunk, room, side) {
+        if let Some(mut tokens) = enough_tokens(piece, &shrunk)? {
+            tokens.whole &= shrunk.len() == text.len();
+            return Ok(tokens);
+        }
+    }
+    unreachable!("the last piece is the whole text")
+}
+
+/// Refuses token ids that the model does not know.
+pub(crate) fn check_ids(ids: &[u32], vocab_size: usize) -> Result<(), SubmitError> {
+    match ids.iter().find(|&&id| id as usize >= vocab_size) {
+        Some(&id) => Err(SubmitError::TokenId { id, vocab_size }),
+        None => Ok(()),
     }
 }
 
@@ -253,12 +264,7 @@ fn truncate(
 }
 
 fn fit_ids(ids: &[u32], rule: Rule) -> Result<Encoded, SubmitError> {
-    if let Some(&id) = ids.iter().find(|&&id| id as usize >= rule.vocab_size) {
-        return Err(SubmitError::TokenId {
-            id,
-            vocab_size: rule.vocab_size,
-        });
-    }
+    check_ids(ids, rule.vocab_size)?;
     let (n_tokens, max_length) = (ids.len(), rule.max_length);
     if n_tokens > max_length && !rule.truncate {
         return Err(SubmitError::TooLong {

@@ -77,6 +77,7 @@ pub(super) async fn run_similarity(
     responses(
         (status = 200, description = "The tokens of each text", body = Vec<Vec<TokenInfo>>),
         (status = 422, description = "A field is wrong", body = ErrorBody),
+        (status = 429, description = "Too much text; see Retry-After", body = ErrorBody),
     ),
 )]
 pub(crate) async fn tokenize(
@@ -90,6 +91,7 @@ pub(crate) async fn tokenize(
     if texts.is_empty() {
         return Err(SubmitError::Empty { what: "`inputs`" }.into());
     }
+    state.check_n_inputs(texts.len())?;
     let n_bytes: usize = texts.iter().map(String::len).sum();
     if n_bytes > LONGEST_TEXT {
         let message = format!("at most {LONGEST_TEXT} bytes of text at a time, got {n_bytes}");
@@ -97,12 +99,9 @@ pub(crate) async fn tokenize(
     }
     let model = state.model()?;
     let special = request.add_special_tokens.unwrap_or(true);
-    let mut answers = Vec::with_capacity(texts.len());
-    for text in texts {
-        let pieces = model.tokenize(text, special).await?;
-        answers.push(pieces.into_iter().map(token_info).collect());
-    }
-    Ok(Json(answers))
+    let lists = model.tokenize_all(texts, special).await?;
+    let show = |pieces: Vec<TokenPiece>| pieces.into_iter().map(token_info).collect();
+    Ok(Json(lists.into_iter().map(show).collect()))
 }
 
 /// Turns token ids back into text.
@@ -112,6 +111,7 @@ pub(crate) async fn tokenize(
     responses(
         (status = 200, description = "One text per list of ids", body = Vec<String>),
         (status = 422, description = "A field is wrong", body = ErrorBody),
+        (status = 429, description = "Too much text; see Retry-After", body = ErrorBody),
     ),
 )]
 pub(crate) async fn decode(
@@ -122,13 +122,10 @@ pub(crate) async fn decode(
         TokenIds::One(ids) => vec![ids],
         TokenIds::Many(lists) => lists,
     };
+    state.check_n_inputs(lists.len())?;
     let model = state.model()?;
     let skip_special = request.skip_special_tokens.unwrap_or(true);
-    let mut texts = Vec::with_capacity(lists.len());
-    for ids in lists {
-        texts.push(model.decode(ids, skip_special).await?);
-    }
-    Ok(Json(texts))
+    Ok(Json(model.decode_all(lists, skip_special).await?))
 }
 
 fn token_info(piece: TokenPiece) -> TokenInfo {

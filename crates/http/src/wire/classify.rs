@@ -27,7 +27,8 @@ pub struct ClassifyRequest {
     #[serde(default, deserialize_with = "direction")]
     #[schema(value_type = Option<String>, example = "right")]
     pub truncation_direction: Option<Direction>,
-    /// The model's prompt that is put before each text.
+    /// The model's prompt that is put before each text; none if absent, since a model's default
+    /// prompt is for embeddings.
     pub prompt_name: Option<String>,
 }
 

@@ -23,6 +23,8 @@ pub struct Info {
     pub max_batch_requests: Option<usize>,
     /// New work is refused while this many tokens wait.
     pub max_queue_tokens: usize,
+    /// New work is refused while this many bytes of text wait for the tokenizer.
+    pub max_queue_bytes: usize,
     /// Longest request body in bytes.
     pub payload_limit: usize,
     /// Whether an input that is too long is cut when its request does not say.
@@ -53,7 +55,7 @@ pub struct Info {
     pub labels: Option<Vec<String>>,
     /// Names of the model's prompts.
     pub prompts: Vec<String>,
-    /// The prompt used when a request names none.
+    /// The prompt put before a text to embed when its request names none.
     pub default_prompt_name: Option<String>,
     /// Seconds since the server started.
     pub uptime_seconds: u64,

@@ -33,7 +33,7 @@ pub struct SimilarityParameters {
     #[serde(default, deserialize_with = "direction")]
     #[schema(value_type = Option<String>, example = "right")]
     pub truncation_direction: Option<Direction>,
-    /// The model's prompt that is put before each text.
+    /// The model's prompt that is put before each text; its default prompt, if it has one, if absent.
     pub prompt_name: Option<String>,
 }
 

@@ -451,14 +451,40 @@ async fn five_thousand_inputs_are_split_not_refused() {
 #[tokio::test]
 async fn millions_of_inputs_are_refused() {
     let server = Server::new();
-    let answer = server
-        .post("/embed", json!({ "inputs": vec!["a"; 65_537] }).to_string())
-        .await;
-    assert_eq!(answer.status, 422);
-    assert_eq!(
-        answer.json()["error"],
-        "at most 65536 inputs a request, got 65537"
-    );
+    let bodies = [
+        ("/embed", json!({ "inputs": vec!["a"; 65_537] })),
+        ("/tokenize", json!({ "inputs": vec!["a"; 65_537] })),
+        ("/decode", json!({ "ids": vec![[HELLO]; 65_537] })),
+    ];
+    for (path, body) in bodies {
+        let answer = server.post(path, body.to_string()).await;
+        assert_eq!(answer.status, 422, "{path}");
+        assert_eq!(
+            answer.json()["error"],
+            "at most 65536 inputs a request, got 65537"
+        );
+    }
+}
+
+#[tokio::test]
+async fn one_text_may_exceed_the_limit_of_waiting_bytes() {
+    let batcher = BatcherConfig {
+        max_queue_bytes: 100,
+        ..BatcherConfig::default()
+    };
+    let server = Server::start(Setup {
+        batcher,
+        ..Setup::default()
+    });
+    // Nothing waits, so one text may exceed the limit, and again once it is tokenized.
+    for _ in 0..2 {
+        let body = json!({ "inputs": "hello ".repeat(100) });
+        server.json("/embed", body.clone()).await;
+        server.json("/tokenize", body).await;
+        server
+            .json("/decode", json!({ "ids": vec![HELLO; 100] }))
+            .await;
+    }
 }
 
 #[tokio::test]

@@ -158,6 +158,32 @@ async fn the_root_does_the_models_own_task() {
 }
 
 #[tokio::test]
+async fn the_default_prompt_is_for_embeddings() {
+    let info = ModelInfo {
+        default_prompt_name: Some("query".to_owned()),
+        ..info()
+    };
+    let server = Server::start(Setup {
+        info,
+        ..Setup::default()
+    });
+    let check = async |path: &str, body: Value, n_tokens: &str| {
+        let answer = server.post(path, body.to_string()).await;
+        let status_and_tokens = (answer.status, answer.header("x-compute-tokens"));
+        assert_eq!(status_and_tokens, (200, n_tokens), "{path} {body}");
+    };
+    // `[CLS] hello [SEP]`, and the three tokens of the prompt.
+    let inputs = json!({ "inputs": "hello" });
+    check("/embed", inputs.clone(), "6").await;
+    check("/", inputs.clone(), "6").await;
+    check("/v1/embeddings", json!({ "input": "hello" }), "6").await;
+    check("/classify", inputs.clone(), "3").await;
+    check("/predict", inputs, "3").await;
+    let named = json!({ "inputs": "hello", "prompt_name": "query" });
+    check("/classify", named, "6").await;
+}
+
+#[tokio::test]
 async fn openai_clients_are_at_home() {
     let server = Server::new();
     for path in ["/v1/embeddings", "/embeddings"] {
@@ -242,6 +268,7 @@ async fn info_has_the_keys_that_clients_look_for() {
     );
     assert_eq!(answer["max_input_length"], 16);
     assert_eq!(answer["n_experts"], 8);
+    assert_eq!(answer["max_queue_bytes"], 512 << 20);
     let info = ModelInfo {
         classifier: true,
         ..info()

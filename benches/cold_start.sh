@@ -157,4 +157,8 @@ for ((round = 1; round <= ${ROUNDS:-5}; round++)); do
 done
 a=$(printf '%s\n' "${dd_ms[@]}" | median)
 b=$(printf '%s\n' "${serve_ms[@]}" | median)
-echo "median: dd $a ms, ready after $b ms, ratio $(awk "BEGIN { printf \"%.2f\", $b / $a }")"
+best_a=$(printf '%s\n' "${dd_ms[@]}" | sort -n | head -1)
+best_b=$(printf '%s\n' "${serve_ms[@]}" | sort -n | head -1)
+ratio() { awk "BEGIN { printf \"%.2f\", $2 / $1 }"; }
+echo "median: dd $a ms, ready after $b ms, ratio $(ratio "$a" "$b")"
+echo "best: dd $best_a ms, ready after $best_b ms, ratio $(ratio "$best_a" "$best_b")"

@@ -104,6 +104,7 @@ impl TryFrom<BulkArgs> for BulkConfig {
         let mut batcher = BatcherConfig::try_from(args.batch)?;
         // Nobody else uses this batcher, and the pipeline holds only a few chunks.
         batcher.max_queue_tokens = usize::MAX;
+        batcher.max_queue_bytes = usize::MAX;
         Ok(Self {
             input,
             output,

@@ -124,8 +124,8 @@ impl Visit {
                     method, route, status, total_ms, n_inputs, n_tokens, "request"
                 );
             }
-            // Probes and scrapes come every few seconds.
-            None if status < 400 => tracing::debug!(method, route, status, total_ms, "request"),
+            // Probes and scrapes come every few seconds, and more often while a model loads.
+            None if status < 400 || status == 503 => tracing::debug!(method, route, status, total_ms, "request"),
             None => tracing::info!(method, route, status, total_ms, "request"),
         }
     }

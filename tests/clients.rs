@@ -57,22 +57,49 @@ fn the_hugging_face_client() {
     check("hub_client.py");
 }
 
-/// `curl` as the README has it.
+/// Every `$ curl …` of the README gives the answer that stands below it, in which `…` is anything.
 #[test]
-fn curl() {
+fn curl_as_the_readme_has_it() {
     if Command::new("curl").arg("--version").output().is_err() {
         println!("skipped: no curl");
         return;
     }
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = std::fs::read_to_string(readme).expect("README.md");
     let server = Server::start(&[]);
-    let url = format!("{}/embed", server.url());
-    let body = r#"{"inputs":"What is a mixture of experts?"}"#;
-    let mut command = Command::new("curl");
-    command.args(["--silent", "--fail", "--noproxy", "*", &url]);
-    command.args(["-H", "content-type: application/json", "-d", body]);
-    let output = command.output().expect("curl starts");
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    let rows: Vec<Vec<f32>> = serde_json::from_slice(&output.stdout).expect("rows");
-    assert_eq!(rows.len(), 1);
-    assert!(rows[0].len() > 100);
+    let mut lines = readme.lines();
+    let mut n_commands = 0;
+    while let Some(line) = lines.next() {
+        let Some(command) = line.strip_prefix("$ curl ") else {
+            continue;
+        };
+        let expected = lines.next().expect("an answer below the command");
+        let command = command
+            .replace("http://", "")
+            .replace("localhost:3000", &server.url());
+        let output = Command::new("sh")
+            .args([
+                "-c",
+                &format!("curl --silent --fail --noproxy '*' {command}"),
+            ])
+            .output()
+            .expect("sh starts");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_matches(&text(&output.stdout), expected);
+        n_commands += 1;
+    }
+    assert_eq!(n_commands, 2, "commands of the README");
+}
+
+/// Asserts that the parts of `pattern` between `…` come in `answer` in this order.
+fn assert_matches(answer: &str, pattern: &str) {
+    let mut rest = answer;
+    for (i, part) in pattern.split('…').enumerate() {
+        let at = rest.find(part);
+        let fits = at.is_some_and(|at| i > 0 || at == 0);
+        let start: String = answer.chars().take(300).collect();
+        assert!(fits, "{part:?} of {pattern} is not in {start}");
+        rest = &rest[at.unwrap_or(0) + part.len()..];
+    }
+    assert_eq!(rest, "", "after {pattern}");
 }

@@ -1,5 +1,8 @@
 //! What a server says of itself.
 
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
 use moeshard_tests::server::{Server, run};
 use serde_json::json;
 
@@ -33,20 +36,30 @@ fn probes_and_info_describe_the_server() {
 
 #[test]
 fn the_port_is_bound_while_the_model_loads() {
-    let mut server = Server::launch(&[]);
+    // A hub that accepts connections and never answers: the model is not there for a long time.
+    let hub = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let endpoint = format!("http://{}", hub.local_addr().expect("an address"));
+    let cache = tempfile::tempdir().expect("a folder");
+    let cache = cache.path().to_str().expect("a path in UTF-8");
+    let args = ["--model", "somebody/something", "--hub-cache", cache];
+    let server = Server::launch_with(&args, &[("HF_ENDPOINT", &endpoint)]);
     let client = server.client();
+    let deadline = Instant::now() + Duration::from_secs(20);
     let live = loop {
-        if let Ok(answer) = client.try_get("/live") {
-            break answer;
+        match client.try_get("/live") {
+            Ok(answer) => break answer,
+            Err(error) => assert!(Instant::now() < deadline, "{error}: {}", server.stderr()),
         }
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(10));
     };
     assert_eq!(live.status, 200, "/live does not wait for the model");
-    // Whether or not it is ready by now, the answer is one of the two, and JSON.
-    let health = client.get("/health");
-    assert!([200, 503].contains(&health.status), "{}", health.status);
-    assert!(health.json().is_object());
-    server.wait_ready();
+    for path in ["/health", "/ready"] {
+        let answer = client.get(path);
+        assert_eq!(answer.status, 503, "{path}");
+        assert!(answer.json()["error"].is_string(), "{path}");
+    }
+    let answer = client.post("/embed", json!({ "inputs": "hello" }));
+    assert_eq!(answer.status, 503);
 }
 
 #[test]

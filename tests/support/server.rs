@@ -55,11 +55,18 @@ impl Server {
     /// Starts the program and does not wait.
     #[must_use]
     pub fn launch(args: &[&str]) -> Self {
+        Self::launch_with(args, &[])
+    }
+
+    /// Starts the program with variables of its environment, and does not wait.
+    #[must_use]
+    pub fn launch_with(args: &[&str], variables: &[(&str, &str)]) -> Self {
         let addr = free_addr();
         let port = addr.port().to_string();
         let mut child = program()
             .args(["serve", "--hostname", "127.0.0.1", "--port", &port])
             .args(args)
+            .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

@@ -57,6 +57,11 @@ impl Tally {
         )
     }
 
+    /// Whether no test ran at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.n_passed + self.n_failed + self.n_skipped == 0
+    }
+
     /// `ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s`
     fn count(&mut self, counts: &str) {
         let n = |what: &str| -> usize {

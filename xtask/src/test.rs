@@ -30,6 +30,15 @@ pub(crate) fn run(root: &Path, options: &TestOptions) -> anyhow::Result<bool> {
     let (tally, succeeded) = parts.time("tests", || stream(command))?;
     report(&tally);
     parts.print();
+    if tally.is_empty() {
+        // A filter that names nothing must not look like success.
+        println!(
+            "no test ran: nothing fits `{}`",
+            options.cargo_args.join(" ")
+        );
+        println!("{}", tally.line());
+        return Ok(false);
+    }
     if !succeeded && tally.n_failed == 0 {
         // A test binary that crashed, or a documentation test that did not compile.
         println!("cargo test failed without naming a test; see above");

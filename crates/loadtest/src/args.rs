@@ -8,7 +8,8 @@ use serde::{Serialize, Serializer};
 /// The load test's command line. The names are those that users of other load generators know.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Server to load: http://host:port, or a full URL if the route is not /embed
+    /// Server to load: http://host:port, or a full URL of a route that takes `inputs`, if it is not
+    /// /embed
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:3000")]
     pub url: String,
 

@@ -92,6 +92,10 @@ pub async fn run(args: Args) -> Result<Report, Error> {
 /// all was answered, so that the program's exit status tells.
 pub async fn run_and_print(args: Args, out: &mut (dyn Write + Send)) -> Result<(), Error> {
     let output = args.output.clone();
+    if let Some(path) = &output {
+        // Not after the run: an hour of load would be lost.
+        report::check_writable(path)?;
+    }
     let report = run(args).await?;
     report.write_table(out)?;
     if let Some(path) = output {

@@ -165,6 +165,23 @@ impl Serialize for Latencies {
     }
 }
 
+/// Checks that a report can be written to `path`, making its folder if need be and keeping what is
+/// there.
+///
+/// # Errors
+/// [`Error::WriteReport`].
+pub(crate) fn check_writable(path: &Path) -> Result<(), Error> {
+    let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    let open = || File::options().append(true).create(true).open(path);
+    folder
+        .and_then(|()| open())
+        .map(drop)
+        .map_err(|source| Error::WriteReport {
+            path: path.to_owned(),
+            source,
+        })
+}
+
 impl Report {
     /// Prints a table with one line a rate, and notes on what would mislead its reader.
     ///

@@ -2,22 +2,33 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
+use tokio::sync::OwnedSemaphorePermit;
 
+use crate::drain::Unread;
 use crate::error::RequestError;
 use crate::state::AppState;
+use crate::wire::with_most_inputs;
 
-/// How long the rest of a body that is too long is read and thrown away. A client that is still
-/// sending when the connection closes would see a reset instead of the error.
-const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// How long a client may send nothing in the middle of its body.
+const IDLE_TIME: Duration = Duration::from_secs(30);
 
-/// A body within the limit.
-pub(crate) struct Raw(pub(crate) Bytes);
+/// A longer body is parsed on a thread of its own: it would hold up every other connection.
+const PARSED_AT_ONCE: usize = 64 << 10;
+
+/// A body within the limit. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Raw {
+    bytes: Bytes,
+    /// Its share of the bytes that all bodies may take.
+    _share: Arc<OwnedSemaphorePermit>,
+}
 
 /// A body of type `T`, whatever its content type says; unknown fields are ignored.
 pub(crate) struct Payload<T>(pub(crate) T);
@@ -27,17 +38,47 @@ impl FromRequest<AppState> for Raw {
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, RequestError> {
         let (parts, body) = request.into_parts();
-        let limit = state.config().payload_limit;
-        Ok(Self(read(&parts.headers, body, limit).await?))
+        let unread = parts.extensions.get::<Unread>();
+        let mut body = unread.map_or(body, Unread::take);
+        check_announced(&parts.headers, state.config().payload_limit).inspect_err(|_| {
+            let silent = parts.headers.contains_key(header::EXPECT);
+            give_back(unread, &mut body, silent);
+        })?;
+        let result = read(&mut body, state).await;
+        if let Err(error) = &result {
+            let silent = matches!(error, RequestError::Slow { .. });
+            give_back(unread, &mut body, silent);
+        }
+        result
     }
 }
 
-impl<T: DeserializeOwned> FromRequest<AppState> for Payload<T> {
+impl Raw {
+    /// Parses the body, a long one away from the server's threads.
+    pub(crate) async fn parse<T>(&self, state: &AppState) -> Result<T, RequestError>
+    where
+        T: DeserializeOwned + Send + 'static,
+    {
+        let most = state.config().max_client_batch_size;
+        if self.bytes.len() <= PARSED_AT_ONCE {
+            return with_most_inputs(most, || parse(&self.bytes));
+        }
+        let turn = state.parsers().clone().acquire_owned().await;
+        let raw = self.clone();
+        let parsed = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            with_most_inputs(most, || parse(&raw.bytes))
+        });
+        parsed.await.unwrap_or(Err(RequestError::Internal))
+    }
+}
+
+impl<T: DeserializeOwned + Send + 'static> FromRequest<AppState> for Payload<T> {
     type Rejection = RequestError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, RequestError> {
-        let Raw(bytes) = Raw::from_request(request, state).await?;
-        Ok(Self(parse(&bytes)?))
+        let raw = Raw::from_request(request, state).await?;
+        Ok(Self(raw.parse(state).await?))
     }
 }
 
@@ -78,38 +119,52 @@ fn explain(path: &str, error: &serde_json::Error) -> RequestError {
     RequestError::field(field, error.to_string())
 }
 
-/// Reads a body of at most `limit` bytes.
-async fn read(headers: &HeaderMap, mut body: Body, limit: usize) -> Result<Bytes, RequestError> {
-    let announced = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok());
-    let announced = announced
-        .and_then(|value| value.parse::<usize>().ok())
-        .unwrap_or(0);
-    if announced > limit {
-        // A client that asks first has sent nothing yet.
-        if !headers.contains_key(header::EXPECT) {
-            drain(body).await;
-        }
+fn give_back(unread: Option<&Unread>, body: &mut Body, silent: bool) {
+    if let Some(unread) = unread {
+        unread.give_back(std::mem::take(body), silent);
+    }
+}
+
+/// Refuses a body by the length that its head announces.
+fn check_announced(headers: &HeaderMap, limit: usize) -> Result<(), RequestError> {
+    let announced = headers.get(header::CONTENT_LENGTH);
+    let announced = announced.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|announced| announced > limit) {
         return Err(RequestError::TooLarge { limit });
     }
-    // A length that is only announced reserves no more than this.
-    let mut bytes = Vec::with_capacity(announced.min(1 << 20));
-    while let Some(chunk) = next_chunk(&mut body).await? {
+    Ok(())
+}
+
+/// Reads a body within the limits of one and of all bodies.
+async fn read(body: &mut Body, state: &AppState) -> Result<Raw, RequestError> {
+    let limit = state.config().payload_limit;
+    let mut share = state.share_of_bytes(0)?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = next_chunk(body, IDLE_TIME).await? {
         if bytes.len() + chunk.len() > limit {
-            drop(bytes);
-            drain(body).await;
             return Err(RequestError::TooLarge { limit });
         }
+        share.merge(state.share_of_bytes(chunk.len())?);
         bytes.extend_from_slice(&chunk);
     }
-    Ok(bytes.into())
+    Ok(Raw {
+        bytes: bytes.into(),
+        _share: Arc::new(share),
+    })
 }
 
 /// The next bytes; `None` at the end.
-async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, RequestError> {
+///
+/// # Errors
+/// [`RequestError::Unreadable`], or [`RequestError::Slow`] if nothing comes for `idle_time`.
+pub(crate) async fn next_chunk(
+    body: &mut Body,
+    idle_time: Duration,
+) -> Result<Option<Bytes>, RequestError> {
     loop {
-        match poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
+        let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context));
+        let frame = tokio::time::timeout(idle_time, frame).await;
+        match frame.map_err(|_| RequestError::Slow { idle_time })? {
             None => return Ok(None),
             Some(Err(error)) => return Err(RequestError::Unreadable(error.to_string())),
             Some(Ok(frame)) => {
@@ -121,15 +176,76 @@ async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, RequestError> {
     }
 }
 
-async fn drain(mut body: Body) {
-    let rest = async { while let Ok(Some(_)) = next_chunk(&mut body).await {} };
-    let _ = tokio::time::timeout(DRAIN_TIME, rest).await;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::HttpConfig;
     use crate::wire::EmbedRequest;
+    use moeshard_batcher::ModelSlot;
+
+    #[tokio::test]
+    async fn all_bodies_share_a_limit() {
+        let state = AppState::new(ModelSlot::new(), HttpConfig::default());
+        let read = async || read(&mut Body::from("0123456789"), &state).await;
+        let others = state.share_of_bytes(512_000_000 - 15).expect("free");
+        let first = read().await.expect("it fits");
+        let error = read().await.err().expect("it does not fit");
+        assert!(matches!(error, RequestError::TooManyBytes), "{error}");
+        drop(first);
+        read().await.expect("it fits again");
+        drop(others);
+    }
+
+    /// The thread that parsed it.
+    struct Parsed(std::thread::ThreadId);
+
+    impl<'de> serde::Deserialize<'de> for Parsed {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            serde::de::IgnoredAny::deserialize(deserializer)?;
+            Ok(Self(std::thread::current().id()))
+        }
+    }
+
+    #[tokio::test]
+    async fn long_bodies_are_parsed_aside_and_take_turns() {
+        let state = AppState::new(ModelSlot::new(), HttpConfig::default());
+        let body = |n: usize| Body::from(format!("{{{}}}", " ".repeat(n)));
+        let long = read(&mut body(PARSED_AT_ONCE), &state).await.expect("read");
+        let short = read(&mut body(10), &state).await.expect("read");
+        let here = std::thread::current().id();
+        assert_ne!(long.parse::<Parsed>(&state).await.expect("JSON").0, here);
+        let n_turns = state.parsers().available_permits() as u32;
+        let turns = state.parsers().acquire_many(n_turns).await.expect("open");
+        let wait = Duration::from_millis(20);
+        let waits = tokio::time::timeout(wait, long.parse::<Parsed>(&state)).await;
+        assert!(waits.is_err(), "no turn is free");
+        assert_eq!(short.parse::<Parsed>(&state).await.expect("JSON").0, here);
+        drop(turns);
+        long.parse::<Parsed>(&state).await.expect("its turn");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_stops_sending_is_told() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let handler = async |mut body: Body| loop {
+            match next_chunk(&mut body, Duration::from_millis(20)).await {
+                Ok(Some(_)) => {}
+                end => break end.expect_err("it stalls"),
+            }
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let router = axum::Router::new().route("/", axum::routing::post(handler));
+        let server = tokio::spawn(async { axum::serve(listener, router).await });
+        let mut client = tokio::net::TcpStream::connect(address).await.expect("up");
+        let half = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
+        client.write_all(half).await.expect("sent");
+        let mut status = [0; 12];
+        client.read_exact(&mut status).await.expect("an answer");
+        assert_eq!(&status, b"HTTP/1.1 408");
+        server.abort();
+    }
 
     #[test]
     fn a_wrong_body_is_explained() {

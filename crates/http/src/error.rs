@@ -42,6 +42,15 @@ pub enum RequestError {
         /// The limit in force.
         limit: usize,
     },
+    /// The client stopped sending in the middle of the body.
+    #[error("nothing came of the body for {} s", .idle_time.as_secs())]
+    Slow {
+        /// How long the server waited.
+        idle_time: Duration,
+    },
+    /// The bodies under way take all the memory that the server has for them.
+    #[error("the server reads too many long bodies at once; try again soon")]
+    TooManyBytes,
     /// There is no such route.
     #[error("there is no route {path}; see /docs")]
     NoRoute {
@@ -92,6 +101,8 @@ impl RequestError {
             }
             Self::Field { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "Validation"),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "Validation"),
+            Self::Slow { .. } => (StatusCode::REQUEST_TIMEOUT, "Validation"),
+            Self::TooManyBytes => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
             Self::NoRoute { .. } => (StatusCode::NOT_FOUND, "NotFound"),
             Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
@@ -106,7 +117,9 @@ impl RequestError {
                 SubmitError::Overloaded { retry_after, .. }
                 | SubmitError::TooManyBytes { retry_after, .. },
             ) => Some(*retry_after),
-            Self::Submit(SubmitError::Starting) => Some(Duration::from_secs(1)),
+            Self::Submit(SubmitError::Starting) | Self::TooManyBytes => {
+                Some(Duration::from_secs(1))
+            }
             _ => None,
         }
     }
@@ -312,6 +325,9 @@ mod tests {
         check(RequestError::Unreadable(name()), 400, "Validation");
         check(RequestError::field("a", "b"), 422, "Validation");
         check(RequestError::TooLarge { limit: 1 }, 413, "Validation");
+        let idle_time = Duration::from_secs(30);
+        check(RequestError::Slow { idle_time }, 408, "Validation");
+        check(RequestError::TooManyBytes, 429, "Overloaded");
         check(RequestError::NoRoute { path: name() }, 404, "NotFound");
         let method = RequestError::Method {
             method: name(),

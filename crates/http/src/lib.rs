@@ -28,6 +28,7 @@
 mod auth;
 pub mod body;
 pub mod config;
+mod drain;
 pub mod error;
 pub mod metrics;
 pub mod observe;

@@ -126,7 +126,7 @@ impl Visit {
             }
             // Probes and scrapes come every few seconds, and more often while a model loads.
             None if status < 400 || status == 503 => {
-                tracing::debug!(method, route, status, total_ms, "request")
+                tracing::debug!(method, route, status, total_ms, "request");
             }
             None => tracing::info!(method, route, status, total_ms, "request"),
         }

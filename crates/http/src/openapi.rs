@@ -1,7 +1,9 @@
 //! The OpenAPI document, and the schemas that cannot be derived.
 
 use utoipa::OpenApi;
-use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, SchemaType, Type};
+use utoipa::openapi::schema::{
+    AnyOfBuilder, ArrayBuilder, ObjectBuilder, OneOfBuilder, SchemaType, Type,
+};
 use utoipa::openapi::{RefOr, Schema};
 
 use crate::routes::{classify, docs, embed, model_task, openai, probes, tools};
@@ -42,7 +44,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
 /// `"text"`, `[1, 2]`, `["text", [1, 2]]`.
 pub(crate) fn inputs() -> RefOr<Schema> {
     let one = || {
-        OneOfBuilder::new()
+        AnyOfBuilder::new()
             .item(of_type(Type::String))
             .item(list(token_id()))
     };
@@ -55,10 +57,28 @@ pub(crate) fn inputs() -> RefOr<Schema> {
 /// `"text"`, `["a", "b"]`, `[["a"], ["a", "b"]]`.
 pub(crate) fn predict_inputs() -> RefOr<Schema> {
     let texts = || list(of_type(Type::String));
-    OneOfBuilder::new()
+    AnyOfBuilder::new()
         .item(of_type(Type::String))
         .item(texts())
         .item(list(texts()))
+        .into()
+}
+
+/// `"text"`, `["a", "b"]`.
+pub(crate) fn texts() -> RefOr<Schema> {
+    AnyOfBuilder::new()
+        .item(of_type(Type::String))
+        .item(list(of_type(Type::String)))
+        .description(Some("A text or a list of texts."))
+        .into()
+}
+
+/// `[1, 2]`, `[[1, 2], [3]]`.
+pub(crate) fn token_ids() -> RefOr<Schema> {
+    AnyOfBuilder::new()
+        .item(list(token_id()))
+        .item(list(list(token_id())))
+        .description(Some("Token ids of one text or of several."))
         .into()
 }
 

@@ -18,6 +18,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, Any as AnyOf, CorsLayer};
 
 use crate::auth::require_key;
 use crate::config::HttpConfig;
+use crate::drain::drain_errors;
 use crate::error::{RequestError, render_errors};
 use crate::metrics::Metrics;
 use crate::observe::observe;
@@ -117,6 +118,7 @@ fn layered(router: Router<AppState>, state: AppState) -> Router {
         .layer(from_fn(render_errors))
         .layer(cors(state.config()))
         .layer(from_fn_with_state(state.clone(), observe))
+        .layer(from_fn(drain_errors))
         .with_state(state)
 }
 

@@ -5,9 +5,15 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use moeshard_batcher::{Answer, Direction, Handle, Input, ModelSlot, Options, Task};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use crate::config::HttpConfig;
 use crate::error::RequestError;
 use crate::metrics::Metrics;
+use crate::wire::too_many;
+
+/// Most bytes of bodies that are read or parsed at a time; at least one body fits.
+const ALL_BODIES: usize = 512_000_000;
 
 /// The model's place, the settings and the counters. Clones share them.
 #[derive(Clone)]
@@ -19,6 +25,10 @@ struct Inner {
     slot: ModelSlot,
     config: HttpConfig,
     metrics: Metrics,
+    /// Bytes that bodies may still take.
+    bytes: Arc<Semaphore>,
+    /// Long bodies that may still be parsed side by side.
+    parsers: Arc<Semaphore>,
     /// Seconds since 1970 at the start, which `/v1/models` shows as the model's age.
     created: u64,
     started: Instant,
@@ -42,8 +52,14 @@ impl AppState {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let created = since_1970.as_secs();
+        let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let n_bytes = config
+            .payload_limit
+            .clamp(ALL_BODIES, Semaphore::MAX_PERMITS);
         let inner = Inner {
             slot,
+            bytes: Arc::new(Semaphore::new(n_bytes)),
+            parsers: Arc::new(Semaphore::new(n_cores)),
             config,
             metrics,
             created,
@@ -72,6 +88,20 @@ impl AppState {
         &self.inner.metrics
     }
 
+    /// Room for some bytes of a body until the permit is dropped.
+    pub(crate) fn share_of_bytes(
+        &self,
+        n_bytes: usize,
+    ) -> Result<OwnedSemaphorePermit, RequestError> {
+        let n_bytes = u32::try_from(n_bytes).map_err(|_| RequestError::TooManyBytes)?;
+        let share = Arc::clone(&self.inner.bytes).try_acquire_many_owned(n_bytes);
+        share.map_err(|_| RequestError::TooManyBytes)
+    }
+
+    pub(crate) fn parsers(&self) -> &Arc<Semaphore> {
+        &self.inner.parsers
+    }
+
     pub(crate) fn created(&self) -> u64 {
         self.inner.created
     }
@@ -89,8 +119,7 @@ impl AppState {
     pub(crate) fn check_n_inputs(&self, n_inputs: usize) -> Result<(), RequestError> {
         let limit = self.inner.config.max_client_batch_size;
         if n_inputs > limit {
-            let message = format!("at most {limit} inputs a request, got {n_inputs}");
-            return Err(RequestError::field("", message));
+            return Err(RequestError::field("", too_many(limit)));
         }
         Ok(())
     }

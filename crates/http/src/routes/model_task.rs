@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 
 use super::{classify, embed, tools};
-use crate::body::{Raw, parse};
+use crate::body::Raw;
 use crate::error::RequestError;
 use crate::state::AppState;
 use crate::wire::ErrorBody;
@@ -24,14 +24,14 @@ use crate::wire::ErrorBody;
 )]
 pub(crate) async fn own_task(
     State(state): State<AppState>,
-    Raw(bytes): Raw,
+    body: Raw,
 ) -> Result<Response, RequestError> {
     if state.model()?.info().classifier {
-        return classify::run(&state, parse(&bytes)?).await;
+        return classify::run(&state, body.parse(&state).await?).await;
     }
-    match parse(&bytes) {
+    match body.parse(&state).await {
         Ok(request) => embed::run(&state, request).await,
-        Err(error) => match parse(&bytes) {
+        Err(error) => match body.parse(&state).await {
             Ok(request) => tools::run_similarity(&state, request).await,
             // What is wrong with it as an embedding is what the client wants to know.
             Err(_) => Err(error),

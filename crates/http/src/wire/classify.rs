@@ -3,9 +3,10 @@
 use std::fmt;
 
 use moeshard_batcher::{Direction, Input};
-use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use utoipa::ToSchema;
 
+use super::counted::push;
 use super::{Inputs, direction};
 
 /// The body of `/classify`.
@@ -110,55 +111,103 @@ impl<'de> Visitor<'de> for PredictVisitor {
         })
     }
 
+    /// The first element tells a pair from a batch.
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<PredictInputs, A::Error> {
-        match seq.next_element::<TextOrList>()? {
-            None => Ok(PredictInputs {
-                list: Vec::new(),
-                is_batch: true,
-            }),
-            Some(TextOrList::Text(first)) => {
-                let mut texts = vec![first];
-                while let Some(text) = seq.next_element()? {
-                    texts.push(text);
+        let (list, is_batch) = match seq.next_element::<Element>()? {
+            None => (Vec::new(), true),
+            Some(Element::Text(first)) => (vec![sequence(seq, Some(first))?], false),
+            Some(Element::List(first)) => {
+                let mut list = vec![first];
+                while let Some(Sequence(input)) = seq.next_element()? {
+                    push(&mut list, input)?;
                 }
-                Ok(PredictInputs {
-                    list: vec![sequence(texts)?],
-                    is_batch: false,
-                })
+                (list, true)
             }
-            Some(TextOrList::List(first)) => {
-                let mut list = vec![sequence(first)?];
-                while let Some(texts) = seq.next_element()? {
-                    list.push(sequence(texts)?);
-                }
-                Ok(PredictInputs {
-                    list,
-                    is_batch: true,
-                })
+        };
+        Ok(PredictInputs { list, is_batch })
+    }
+}
+
+/// The first element of a list.
+enum Element {
+    Text(String),
+    List(Input),
+}
+
+impl<'de> Deserialize<'de> for Element {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ElementVisitor)
+    }
+}
+
+struct ElementVisitor;
+
+impl<'de> Visitor<'de> for ElementVisitor {
+    type Value = Element;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text or a list of one or two texts")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Element, E> {
+        Ok(Element::Text(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Element, A::Error> {
+        sequence(seq, None).map(Element::List)
+    }
+}
+
+/// A list of one or two texts.
+struct Sequence(Input);
+
+impl<'de> Deserialize<'de> for Sequence {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SequenceVisitor;
+        impl<'de> Visitor<'de> for SequenceVisitor {
+            type Value = Sequence;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of one or two texts")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Sequence, A::Error> {
+                sequence(seq, None).map(Sequence)
             }
         }
+        deserializer.deserialize_seq(SequenceVisitor)
     }
 }
 
-#[derive(serde::Deserialize)]
-#[serde(untagged, expecting = "expected a text or a list of one or two texts")]
-enum TextOrList {
-    Text(String),
-    List(Vec<String>),
+/// One text, or a pair; what follows a pair is counted, not kept.
+fn sequence<'de, A: SeqAccess<'de>>(
+    mut seq: A,
+    mut first: Option<String>,
+) -> Result<Input, A::Error> {
+    if first.is_none() {
+        first = seq.next_element()?;
+    }
+    let Some(first) = first else {
+        return Err(not_a_sequence(0));
+    };
+    let Some(second) = seq.next_element()? else {
+        return Ok(Input::Text(first));
+    };
+    let mut n_texts = 2;
+    while seq.next_element::<IgnoredAny>()?.is_some() {
+        n_texts += 1;
+    }
+    if n_texts > 2 {
+        return Err(not_a_sequence(n_texts));
+    }
+    Ok(Input::Pair(first, second))
 }
 
-/// One text, or a pair.
-fn sequence<E: de::Error>(texts: Vec<String>) -> Result<Input, E> {
-    let n_texts = texts.len();
-    let mut texts = texts.into_iter();
-    match (n_texts, texts.next(), texts.next()) {
-        (1, Some(text), None) => Ok(Input::Text(text)),
-        (2, Some(a), Some(b)) => Ok(Input::Pair(a, b)),
-        _ => Err(E::custom(format!(
-            "an input is one text or a pair of texts, got a list of {n_texts}; \
-             a batch is a list of lists"
-        ))),
-    }
+fn not_a_sequence<E: de::Error>(n_texts: usize) -> E {
+    E::custom(format!(
+        "an input is one text or a pair of texts, got a list of {n_texts}; \
+         a batch is a list of lists"
+    ))
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::fmt;
 use moeshard_batcher::Input;
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
+use super::counted::push;
+
 /// One or several inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inputs {
@@ -63,7 +65,7 @@ impl<'de> Visitor<'de> for InputsVisitor {
             Some(Element::Input(first)) => {
                 let mut list = vec![first];
                 while let Some(OneInput(input)) = seq.next_element()? {
-                    list.push(input);
+                    push(&mut list, input)?;
                 }
                 Ok(Inputs {
                     list,
@@ -140,7 +142,7 @@ impl<'de> Visitor<'de> for ElementVisitor {
 
 const TOKEN_ID: &str = "a token id (an integer from 0 to 4294967295)";
 
-struct TokenId(u32);
+pub(super) struct TokenId(pub(super) u32);
 
 impl<'de> Deserialize<'de> for TokenId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -164,7 +166,7 @@ impl<'de> Deserialize<'de> for TokenId {
     }
 }
 
-fn token_id<E: de::Error>(id: u64) -> Result<u32, E> {
+pub(super) fn token_id<E: de::Error>(id: u64) -> Result<u32, E> {
     u32::try_from(id).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(id), &TOKEN_ID))
 }
 

@@ -3,6 +3,7 @@
 //! Unknown fields are ignored everywhere: clients send fields of other servers.
 
 mod classify;
+mod counted;
 mod embed;
 mod info;
 mod inputs;
@@ -12,6 +13,7 @@ mod tools;
 pub use classify::{
     ClassifyParameters, ClassifyRequest, FunctionToApply, PredictInputs, PredictRequest, Score,
 };
+pub(crate) use counted::{too_many, with_most_inputs};
 pub use embed::EmbedRequest;
 pub(crate) use embed::direction;
 pub use info::{ClassifierType, EmbeddingType, Info, ModelType, Status};

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use moeshard_batcher::{BatcherConfig, ModelSlot};
-use moeshard_http::{AppState, HttpConfig, serve};
+use moeshard_http::{ApiKey, AppState, HttpConfig, serve};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -251,4 +251,44 @@ async fn a_body_over_the_limit_is_answered_while_it_is_still_sent() {
         body["error"],
         "the body is longer than the limit of 1048576 bytes"
     );
+}
+
+#[tokio::test]
+async fn a_refused_request_is_answered_while_its_body_is_still_sent() {
+    let http = HttpConfig {
+        api_key: Some(ApiKey::new("secret")),
+        ..HttpConfig::default()
+    };
+    let locked = Server::start(Setup {
+        http,
+        ..Setup::default()
+    });
+    let (locked, open) = (
+        listen(locked.state).await,
+        listen(Server::new().state).await,
+    );
+    let body = json!({ "inputs": "a".repeat(8 << 20) }).to_string();
+    let cases = [
+        (locked.address, "/embed", 401),
+        (open.address, "/nowhere", 404),
+        (open.address, "/info", 405),
+    ];
+    for (address, path, expect) in cases {
+        let (status, _, body) = finish(connect(address, "POST", path, &body).await).await;
+        assert_eq!(status, expect, "{path} {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_refused_without_its_body() {
+    let running = listen(Server::new().state).await;
+    let mut client = TcpStream::connect(running.address)
+        .await
+        .expect("connected");
+    let head = b"POST /nowhere HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+                 expect: 100-continue\r\ncontent-length: 100\r\n\r\n";
+    client.write_all(head).await.expect("sent");
+    let asked = Instant::now();
+    assert_eq!(finish(client).await.0, 404);
+    assert!(asked.elapsed() < Duration::from_secs(2));
 }

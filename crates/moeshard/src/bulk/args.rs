@@ -1,5 +1,7 @@
 //! The flags of `embed` and `classify`.
 
+use std::fs::{self, Metadata};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use moeshard_batcher::BatcherConfig;
@@ -123,8 +125,37 @@ fn file(path: &Path) -> Option<PathBuf> {
 }
 
 /// Whether both are the same file, by whatever names.
-fn is_same(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+fn is_same(output: &Path, input: Option<&Path>) -> bool {
+    let by_path = |input: &Path| matches!((output.canonicalize(), input.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    if input.is_some_and(by_path) {
+        return true;
+    }
+    let input = input.map_or_else(of_stdin, fs::metadata);
+    matches!((fs::metadata(output), input), (Ok(a), Ok(b)) if is_same_inode(&a, &b))
+}
+
+/// Whether both are one file on disk; terminals and pipes may well be read and written.
+#[cfg(unix)]
+fn is_same_inode(a: &Metadata, b: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    a.is_file() && (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+#[cfg(not(unix))]
+fn is_same_inode(_: &Metadata, _: &Metadata) -> bool {
+    false
+}
+
+#[cfg(unix)]
+fn of_stdin() -> io::Result<Metadata> {
+    use std::os::fd::AsFd;
+    let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+    fs::File::from(stdin).metadata()
+}
+
+#[cfg(not(unix))]
+fn of_stdin() -> io::Result<Metadata> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 fn extension(path: &Path) -> String {
@@ -204,7 +235,7 @@ fn output(args: &BulkArgs) -> Result<OutputConfig, ArgError> {
         None if existing == Existing::Resume => {
             return wrong("- is standard output, which cannot be resumed; name a file".to_owned());
         }
-        Some(path) if is_same(path, &args.input) => {
+        Some(path) if is_same(path, file(&args.input).as_deref()) => {
             return wrong(format!(
                 "{} is the input; name another file",
                 path.display()

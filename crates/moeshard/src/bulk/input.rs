@@ -153,6 +153,10 @@ impl Records {
             Form::Lines(lines) => lines.next_line()?.map(|(line, bytes)| (line, utf8(bytes))),
             Form::Jsonl { lines, field } => {
                 let next = lines.next_line()?;
+                let is_blank = matches!(&next, Some((_, Ok(line))) if line.trim_ascii().is_empty());
+                if is_blank && lines.is_at_end()? {
+                    return Ok(None);
+                }
                 next.map(|(line, bytes)| (line, utf8(bytes).and_then(|t| json_field(&t, field))))
             }
             Form::Csv { rows, column } => rows.next_cell(*column)?,
@@ -185,6 +189,9 @@ fn utf8(bytes: Line) -> Text {
 }
 
 fn json_field(line: &str, field: &str) -> Text {
+    if line.trim().is_empty() {
+        return Err("the line is empty".to_owned());
+    }
     let mut object: Value =
         serde_json::from_str(line).map_err(|error| format!("the line is not JSON: {error}"))?;
     match object.get_mut(field).map(Value::take) {
@@ -207,6 +214,10 @@ impl Lines {
             reader: BufReader::with_capacity(BUFFER, reader),
             line: 0,
         }
+    }
+
+    fn is_at_end(&mut self) -> io::Result<bool> {
+        Ok(self.reader.fill_buf()?.is_empty())
     }
 
     /// The next line with its number.

@@ -12,6 +12,7 @@ pub mod input;
 pub mod npy;
 pub mod output;
 pub mod pipeline;
+mod resume;
 
 use std::path::Path;
 use std::time::Instant;

@@ -12,6 +12,9 @@ pub const HEADER: usize = 128;
 /// Bytes before the dictionary: magic, version, length.
 const PREFIX: usize = 10;
 
+/// Why a file is not continued.
+const NOT_OURS: &str = "it is no .npy matrix of float32 that this program wrote";
+
 /// Writes rows of one width.
 #[derive(Debug)]
 pub struct NpyWriter {
@@ -42,6 +45,7 @@ impl NpyWriter {
     pub fn resume(mut file: File, width: usize) -> io::Result<(Self, u64)> {
         let len = file.metadata()?.len();
         if len < HEADER as u64 {
+            check_torn(&mut file, width)?;
             file.set_len(0)?;
             file.seek(SeekFrom::Start(0))?;
             return Ok((Self::create(file, width)?, 0));
@@ -105,6 +109,21 @@ impl NpyWriter {
     }
 }
 
+/// A file shorter than a header must be the beginning of one, or it is somebody else's.
+fn check_torn(file: &mut File, width: usize) -> io::Result<()> {
+    let mut found = Vec::new();
+    file.read_to_end(&mut found)?;
+    let mut whole = header(0, width);
+    // The number of rows follows, and it is any.
+    let open = whole.iter().rposition(|byte| *byte == b'(');
+    whole.truncate(open.map_or(0, |open| open + 1));
+    let n = whole.len().min(found.len());
+    if whole[..n] != found[..n] {
+        return Err(io::Error::other(NOT_OURS));
+    }
+    Ok(())
+}
+
 /// The header of a matrix `[n_rows, width]`.
 #[must_use]
 pub fn header(n_rows: u64, width: usize) -> Vec<u8> {
@@ -135,7 +154,7 @@ pub fn parse_header(bytes: &[u8]) -> Result<(u64, usize), String> {
     let shape = shape.and_then(|(n, width)| Some((n.parse().ok()?, width.parse().ok()?)));
     match shape {
         Some((n_rows, width)) if bytes[..HEADER] == header(n_rows, width) => Ok((n_rows, width)),
-        _ => Err("it is no .npy matrix of float32 that this program wrote".to_owned()),
+        _ => Err(NOT_OURS.to_owned()),
     }
 }
 

@@ -1,14 +1,14 @@
 //! Rows of results to a file, one after the other.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::npy::NpyWriter;
+use super::resume;
 
 /// Form of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -114,7 +114,8 @@ impl Rows {
             ),
             OutputFormat::Jsonl => {
                 let n_rows = if resumes {
-                    resume_jsonl(&mut file, &name)?
+                    resume::resume(&mut file, &shape)
+                        .with_context(|| format!("{name} cannot be continued"))?
                 } else {
                     0
                 };
@@ -253,43 +254,4 @@ fn open_file(path: &Path, existing: Existing) -> io::Result<File> {
         Existing::Resume => options.create(true).truncate(false),
     };
     options.open(path)
-}
-
-/// Cuts off a torn last line and counts the others.
-fn resume_jsonl(file: &mut File, name: &str) -> Result<u64> {
-    let (mut n_rows, mut end, mut last) = (0, 0, 0..0);
-    let mut reader = BufReader::with_capacity(1 << 20, &mut *file);
-    loop {
-        let buffer = reader.fill_buf()?;
-        if buffer.is_empty() {
-            break;
-        }
-        for (i, _) in buffer
-            .iter()
-            .enumerate()
-            .filter(|(_, byte)| **byte == b'\n')
-        {
-            let next = end + i as u64 + 1;
-            (n_rows, last) = (n_rows + 1, last.end..next);
-        }
-        let n = buffer.len();
-        end += n as u64;
-        reader.consume(n);
-    }
-    file.set_len(last.end)?;
-    if n_rows > 0 {
-        file.seek(SeekFrom::Start(last.start))?;
-        let mut line = vec![0; (last.end - last.start) as usize];
-        file.read_exact(&mut line)?;
-        let index = serde_json::from_slice::<Value>(&line).ok();
-        let index = index.and_then(|line| line.get("index")?.as_u64());
-        ensure!(
-            index == Some(n_rows - 1),
-            "{name} cannot be continued: its line {n_rows} should have index {}, it has {}",
-            n_rows - 1,
-            index.map_or("none".to_owned(), |index| index.to_string()),
-        );
-    }
-    file.seek(SeekFrom::End(0))?;
-    Ok(n_rows)
 }

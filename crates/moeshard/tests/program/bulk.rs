@@ -7,7 +7,7 @@ use moeshard::bulk::npy::{HEADER, parse_header};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{fails, model, said, succeeds};
+use crate::support::{fails, model, program, said, succeeds};
 
 /// A folder with a model and files beside it.
 struct Desk {
@@ -207,12 +207,87 @@ fn an_output_is_never_lost_by_mistake() {
         &["--resume"],
         "it is no .npy matrix of float32",
     );
+    for (kept, expect) in [
+        ("a precious one-line file", "its line 1 is no row"),
+        ("l1\nl2\nprecious tail", "its line 3 is no row"),
+        ("l1\nl2\n", "its line 2 should have index 1, it has none"),
+        ("{\"index\":0}\n", "has neither an embedding nor a label"),
+    ] {
+        desk.write("keep.jsonl", kept);
+        check("keep.jsonl", &["--resume"], expect);
+    }
+    desk.write("keep.npy", "a precious one-line file");
+    check("keep.npy", &["--resume"], "it is no .npy matrix of float32");
     desk.write("in.txt", "one\n");
     check(
         "out.jsonl",
         &["--resume"],
         "the output has 2 rows but the input only 1",
     );
+}
+
+#[test]
+fn rows_of_another_run_are_not_continued() {
+    let desk = Desk::new("nomic_moe_classify");
+    desk.write("in.txt", "one\n\n");
+    desk.run("embed", "in.txt", "e.jsonl", &["--skip-errors"]);
+    desk.run("classify", "in.txt", "l.jsonl", &["--skip-errors"]);
+    desk.write("in.txt", "one\ntwo\nthree\n");
+    let check = |action, output, more: &[&str], expect| {
+        let before = desk.read(output);
+        let more = [more, &["--resume"]].concat();
+        desk.fails(action, "in.txt", output, &more, expect);
+        assert!(desk.read(output) == before, "{action} {output}");
+    };
+    let narrow = &["--dimensions", "5"];
+    check(
+        "embed",
+        "e.jsonl",
+        narrow,
+        "its rows have 48 numbers, this run's have 5",
+    );
+    check(
+        "embed",
+        "l.jsonl",
+        &[],
+        "its rows are labels, this run's are embeddings",
+    );
+    check(
+        "classify",
+        "e.jsonl",
+        &[],
+        "its rows are embeddings, this run's are labels",
+    );
+    for (action, output) in [("embed", "e.jsonl"), ("classify", "l.jsonl")] {
+        desk.run(action, "in.txt", output, &["--resume"]);
+        assert_eq!(desk.lines(output).len(), 3);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_input_is_never_emptied() {
+    let desk = Desk::new("nomic_moe");
+    desk.write("in.txt", "one\n");
+    fs::hard_link(desk.path("in.txt"), desk.path("link.jsonl")).expect("a link");
+    let expect = "link.jsonl is the input; name another file";
+    desk.fails("embed", "in.txt", "link.jsonl", &["--overwrite"], expect);
+    let io = [PathBuf::from("-"), desk.path("link.jsonl")];
+    let mut command = program(&desk.args("embed", &io, &["--overwrite"]));
+    command.stdin(fs::File::open(desk.path("in.txt")).expect("the input"));
+    let output = command.output().expect("the program runs");
+    assert!(said(&output).contains(expect), "{}", said(&output));
+    assert_eq!(desk.read("in.txt"), b"one\n");
+}
+
+#[test]
+fn a_blank_last_line_is_no_text() {
+    let desk = Desk::new("nomic_moe");
+    desk.write("in.jsonl", "{\"text\":\"a\"}\n \n{\"text\":\"b\"}\n\n");
+    let expect = "line 2: the line is empty";
+    desk.fails("embed", "in.jsonl", "a.jsonl", &[], expect);
+    desk.run("embed", "in.jsonl", "b.jsonl", &["--skip-errors"]);
+    assert_eq!(desk.lines("b.jsonl").len(), 3);
 }
 
 #[test]

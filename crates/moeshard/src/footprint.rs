@@ -163,7 +163,7 @@ fn head(spec: &HeadSpec) -> u64 {
     spec.dense.as_ref().map_or(0, |(dense, _)| linear(dense)) + linear(&spec.out)
 }
 
-/// Parameters of a layer's experts that the plan's rank holds.
+/// Parameters of a layer's experts that the plan's rank holds; the bias they share counts on each.
 fn experts(layer: &ExpertsSpec, d_model: u64, plan: ShardPlan) -> u64 {
     let n_experts = layer.experts.len();
     let of_expert = |(expert_idx, expert): (usize, &moeshard_encoder::spec::ExpertSpec)| {
@@ -173,5 +173,6 @@ fn experts(layer: &ExpertsSpec, d_model: u64, plan: ShardPlan) -> u64 {
             + holds * d_model * u64::from(expert.b_out.is_some());
         2 * units * d_model + biases
     };
-    layer.experts.iter().enumerate().map(of_expert).sum()
+    let shared_bias = layer.shared_bias.as_ref().map_or(0, |_| d_model);
+    shared_bias + layer.experts.iter().enumerate().map(of_expert).sum::<u64>()
 }

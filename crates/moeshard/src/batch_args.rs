@@ -39,10 +39,9 @@ impl TryFrom<BatchArgs> for BatcherConfig {
             max_batch_requests: requests
                 .map(|n| ArgError::at_least_one("--max-batch-requests", n))
                 .transpose()?,
-            tokenization_workers: or(
+            tokenization_workers: ArgError::threads(
                 "--tokenization-workers",
                 args.tokenization_workers,
-                default.tokenization_workers,
             )?,
             ..default
         })

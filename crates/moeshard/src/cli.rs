@@ -1,7 +1,7 @@
 //! The command line as a whole.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use clap::{Command, FromArgMatches, Parser, Subcommand};
 
@@ -41,7 +41,7 @@ pub enum Action {
 
 /// Variables of text-embeddings-inference and of the Hugging Face hub, by flag. `HOSTNAME` is left
 /// out: containers set it to their own name.
-const FOREIGN: [(&str, &[&str]); 19] = [
+const FOREIGN: [(&str, &[&str]); 20] = [
     ("model", &["MODEL_ID"]),
     ("revision", &["REVISION"]),
     ("hub_cache", &["HUGGINGFACE_HUB_CACHE"]),
@@ -60,6 +60,7 @@ const FOREIGN: [(&str, &[&str]); 19] = [
     ("auto_truncate", &["AUTO_TRUNCATE"]),
     ("payload_limit", &["PAYLOAD_LIMIT"]),
     ("api_key", &["API_KEY"]),
+    ("cors_allow_origin", &["CORS_ALLOW_ORIGIN"]),
     ("json_output", &["JSON_OUTPUT"]),
     ("served_model_name", &["SERVED_MODEL_NAME"]),
     ("default_prompt", &["DEFAULT_PROMPT"]),
@@ -70,7 +71,7 @@ impl Cli {
     /// Reads the command line of this process; ends it if that is wrong or asks for help.
     #[must_use]
     pub fn from_process() -> Self {
-        let is_set = |name: &str| env::var_os(name).is_some();
+        let is_set = |name: &str| env::var_os(name).is_some_and(|value| is_usable(name, &value));
         let matches = command(&is_set).get_matches_from(with_default_action(env::args_os()));
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
@@ -87,9 +88,36 @@ pub fn command(is_set: &dyn Fn(&str) -> bool) -> Command {
             if arg.is_positional() || id == "help" || id == "version" {
                 return arg;
             }
-            arg.env(variable(&id, is_serve, is_set))
+            let name = variable(&id, is_serve, is_set);
+            // One that is there but not usable must not be read.
+            if !is_set(&name) && env::var_os(&name).is_some() {
+                return arg;
+            }
+            arg.env(name)
         })
     })
+}
+
+/// Whether a variable says anything: an empty one does not, and Kubernetes sets `MOESHARD_PORT` to
+/// the address of a service that is called moeshard.
+fn is_usable(name: &str, value: &OsStr) -> bool {
+    let is_link = name == "MOESHARD_PORT" && value.to_string_lossy().starts_with("tcp://");
+    !value.is_empty() && !is_link
+}
+
+/// Says which variables are ignored although somebody may count on them.
+pub fn warn_of_variables() {
+    for name in ["MOESHARD_PORT", "MOESHARD_API_KEY", "API_KEY"] {
+        let Some(value) = env::var_os(name).filter(|value| !is_usable(name, value)) else {
+            continue;
+        };
+        if name == "MOESHARD_PORT" && !value.is_empty() {
+            let value = value.to_string_lossy();
+            tracing::warn!("{name}={value} is the link of a service, no port: ignored");
+        } else if name != "MOESHARD_PORT" {
+            tracing::warn!("{name} is empty: ignored, it asks for no key");
+        }
+    }
 }
 
 /// The variable of a flag: its own, unless that is not set and a foreign one is. Names as plain as
@@ -143,6 +171,13 @@ mod tests {
         );
         check(&["moeshard", "--help"], &["moeshard", "--help"]);
         check(&["moeshard", "doctor"], &["moeshard", "doctor"]);
+    }
+
+    #[test]
+    fn empty_variables_and_links_of_services_are_ignored() {
+        let usable = |name, value: &str| is_usable(name, OsStr::new(value));
+        assert!(usable("MOESHARD_PORT", "80") && usable("MODEL_ID", "tcp://x"));
+        assert!(!usable("MOESHARD_PORT", "tcp://10.96.0.1:3000") && !usable("MODEL_ID", ""));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use moeshard::cli::{Action, Cli};
+use moeshard::cli::{self, Action, Cli};
 use moeshard::{classify, doctor, embed, inspect, loadtest, logging, serve, verify};
 
 // Many short-lived allocations from many threads: measurably faster than the system's allocator.
@@ -12,6 +12,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let action = Cli::from_process().action;
     logging::start(matches!(&action, Action::Serve(args) if args.json_output));
+    if matches!(action, Action::Serve(_)) {
+        cli::warn_of_variables();
+    }
     let result = match action {
         Action::Serve(args) => serve::run(*args),
         Action::Embed(args) => embed::run(*args),

@@ -17,6 +17,9 @@ const CAPACITY_FACTOR: f32 = 1.25;
 /// How often a broken download is taken up again before giving up.
 const N_RETRIES: usize = 5;
 
+/// Most threads of a kind; a system gives out no more than some ten thousand in all.
+const MAX_THREADS: usize = 1024;
+
 /// An argument that cannot be used.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -30,6 +33,16 @@ pub enum ArgError {
         least: usize,
         /// The value given.
         found: String,
+    },
+    /// A number is beyond its range.
+    #[error("{flag} must be at most {most}, got {found}")]
+    TooLarge {
+        /// The flag.
+        flag: &'static str,
+        /// The largest value.
+        most: usize,
+        /// The value given.
+        found: usize,
     },
     /// A name is none of those known.
     #[error("{flag} must be {expected}, got `{found}`")]
@@ -91,6 +104,25 @@ impl ArgError {
             });
         }
         Ok(found)
+    }
+
+    /// The number of threads that a flag asks for, else one a core.
+    ///
+    /// # Errors
+    /// [`ArgError::TooSmall`] and [`ArgError::TooLarge`].
+    pub fn threads(flag: &'static str, given: Option<usize>) -> Result<usize, Self> {
+        let Some(found) = given else {
+            let n_cores = available_parallelism().map_or(1, usize::from);
+            return Ok(n_cores.min(MAX_THREADS));
+        };
+        if found > MAX_THREADS {
+            return Err(Self::TooLarge {
+                flag,
+                most: MAX_THREADS,
+                found,
+            });
+        }
+        Self::at_least_one(flag, found)
     }
 }
 
@@ -169,8 +201,7 @@ impl TryFrom<ComputeArgs> for ComputeConfig {
     fn try_from(args: ComputeArgs) -> Result<Self, ArgError> {
         refuse_gpus(args.gpus, args.device.as_deref())?;
         let n_ranks = ArgError::at_least_one("--ranks", args.ranks.unwrap_or(1))?;
-        let n_cores = available_parallelism().map_or(1, usize::from);
-        let n_threads = ArgError::at_least_one("--threads", args.threads.unwrap_or(n_cores))?;
+        let n_threads = ArgError::threads("--threads", args.threads)?;
         let sequence_capacity = args
             .expert_capacity
             .map(|n| ArgError::at_least_one("--expert-capacity", n));

@@ -99,7 +99,7 @@ pub struct ServeArgs {
     pub cors_allow_origin: Vec<String>,
 
     /// Seconds that a shutdown waits for answers under way
-    #[arg(long, value_name = "S", default_value_t = 30, help_heading = "Server")]
+    #[arg(long, value_name = "S", default_value_t = 25, help_heading = "Server")]
     pub shutdown_timeout: u64,
 
     /// Name under which clients know the model [default: its folder or hub id]
@@ -196,6 +196,13 @@ impl TryFrom<ServeArgs> for ServeConfig {
         if let Some(n) = args.max_queue_tokens {
             batcher.max_queue_tokens = ArgError::at_least_one("--max-queue-tokens", n)?;
         }
+        let name = args.served_model_name;
+        if name.as_ref().is_some_and(|name| name.trim().is_empty()) {
+            return Err(ArgError::Other {
+                flag: "--served-model-name",
+                reason: "must not be empty; leave it out for the model's own name".to_owned(),
+            });
+        }
         let payload_limit = ArgError::at_least_one("--payload-limit", args.payload_limit)?;
         let max_client_batch_size =
             ArgError::at_least_one("--max-client-batch-size", args.max_client_batch_size)?;
@@ -212,7 +219,7 @@ impl TryFrom<ServeArgs> for ServeConfig {
                 shutdown_timeout: Duration::from_secs(args.shutdown_timeout),
             },
             told: Told {
-                name: args.served_model_name,
+                name,
                 default_prompt: args.default_prompt,
                 default_prompt_name: args.default_prompt_name,
             },
@@ -234,30 +241,61 @@ fn ip(hostname: &str) -> Result<IpAddr, ArgError> {
         })
 }
 
-/// An empty key would let in everyone who sends an empty one.
+/// An empty key would let in everyone who sends an empty one; one that no header can carry, nobody.
+/// The end of the line that files and secrets often have is no part of it.
 fn api_key(key: &Secret) -> Result<ApiKey, ArgError> {
-    if key.reveal().is_empty() {
-        let reason = "must not be empty; leave it out to let everyone in".to_owned();
-        return Err(ArgError::Other {
-            flag: "--api-key",
-            reason,
-        });
-    }
-    Ok(ApiKey::new(key.reveal()))
+    let key = key.reveal().trim();
+    let reason = if key.is_empty() {
+        "must not be empty; leave it out to let everyone in"
+    } else if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        "must be visible ASCII characters without spaces, or no client could send it"
+    } else {
+        return Ok(ApiKey::new(key));
+    };
+    Err(ArgError::Other {
+        flag: "--api-key",
+        reason: reason.to_owned(),
+    })
 }
 
 fn origins(origins: &[String]) -> Result<Vec<HeaderValue>, ArgError> {
+    let named = origins.iter().map(|origin| origin.trim());
+    let named: Vec<&str> = named.filter(|origin| !origin.is_empty()).collect();
     // `*` allows any, which is what an empty list means.
-    let named = origins
-        .iter()
-        .map(|origin| origin.trim())
-        .filter(|o| !o.is_empty() && *o != "*");
+    if named == ["*"] {
+        return Ok(Vec::new());
+    }
     let parse = |origin: &str| {
-        HeaderValue::from_str(origin).map_err(|_| ArgError::Unknown {
+        let value = HeaderValue::from_str(origin).ok();
+        let value = value.filter(|_| is_origin(origin));
+        value.ok_or_else(|| ArgError::Unknown {
             flag: "--cors-allow-origin",
-            expected: "origins as https://example.org",
+            expected: "* alone or origins as https://example.org or http://localhost:8080",
             found: origin.to_owned(),
         })
     };
-    named.map(parse).collect()
+    named.into_iter().map(parse).collect()
+}
+
+/// `scheme://host[:port]`, as browsers send it.
+fn is_origin(origin: &str) -> bool {
+    let Some((scheme, authority)) = origin.split_once("://") else {
+        return false;
+    };
+    // The colons of an address in brackets separate no port.
+    let after_ip = authority.rfind(']').map_or(0, |end| end + 1);
+    let (host, port) = match authority[after_ip..].find(':') {
+        Some(at) => (
+            &authority[..after_ip + at],
+            Some(&authority[after_ip + at + 1..]),
+        ),
+        None => (authority, None),
+    };
+    let of = |text: &str, others: &str| {
+        let is_one = |c: char| c.is_ascii_alphanumeric() || others.contains(c);
+        !text.is_empty() && text.chars().all(is_one)
+    };
+    let address = host.strip_prefix('[').and_then(|ip| ip.strip_suffix(']'));
+    let is_host = address.map_or_else(|| of(host, "-._"), |ip| of(ip, ":."));
+    of(scheme, "+-.") && is_host && port.is_none_or(|port| port.parse::<u16>().is_ok())
 }

@@ -68,6 +68,30 @@ fn impossible_values_are_named_with_what_is_possible() {
         "--hostname must be an IP address",
     );
     check(&["--api-key", ""], "--api-key must not be empty");
+    check(&["--api-key", "\n"], "--api-key must not be empty");
+    for key in ["two words", "schlüssel", "a\u{7f}"] {
+        let error = serve(&["--api-key", key]).expect_err(key).to_string();
+        assert!(error.contains("must be visible ASCII") && !error.contains(key));
+    }
+    check(&["--served-model-name", ""], "must not be empty");
+    for flag in ["--threads", "--tokenization-workers"] {
+        let expect = format!("{flag} must be at most 1024, got 100000");
+        check(&[flag, "100000"], &expect);
+    }
+    for origin in [
+        "example.org",
+        "https://",
+        "https://example.org/",
+        "https://example.org:port",
+        "*,https://example.org",
+        "https://*",
+        "null",
+    ] {
+        check(
+            &["--cors-allow-origin", origin],
+            "--cors-allow-origin must be * alone or origins as",
+        );
+    }
     check(
         &["--model", "/no/such/folder"],
         "`/no/such/folder` is neither a folder",
@@ -76,6 +100,35 @@ fn impossible_values_are_named_with_what_is_possible() {
     check(
         &["--revision", "v2"],
         "--revision v2 has no effect without a --model on the hub",
+    );
+}
+
+#[test]
+fn possible_values_are_taken_as_they_are_meant() {
+    let config = serve(&["--api-key", "s3cret\n", "--threads", "1024"]).expect("a configuration");
+    let key = config.http.api_key.expect("a key");
+    assert!(key.matches(b"s3cret") && !key.matches(b"s3cret\n"));
+    assert_eq!(config.http.shutdown_timeout.as_secs(), 25);
+    for (origins, n) in [
+        ("*", 0),
+        (
+            "https://example.org,http://localhost:8080,http://[::1]:80,http://[::1]",
+            4,
+        ),
+    ] {
+        let config = serve(&["--cors-allow-origin", origins]).expect("a configuration");
+        assert_eq!(config.http.cors_allow_origin.len(), n);
+    }
+}
+
+#[test]
+fn the_built_in_model_has_the_parameters_of_its_card() {
+    let card = include_str!("../../../../models/mini/README.md");
+    let shown = succeeds(&["inspect"]).stdout;
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    assert!(
+        card.contains("9,963,213") && shown.contains("9,963,213"),
+        "{shown}"
     );
 }
 

@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{fails, golden, model, program};
+use crate::support::{fails, golden, model, program, said};
 
 /// A server that is stopped when it is dropped.
 struct Server {
@@ -135,6 +135,31 @@ fn a_signal_lets_accepted_work_finish() {
             "the port is closed"
         );
     }
+}
+
+#[test]
+fn variables_that_say_nothing_are_ignored() {
+    let check = |variables: &[(&str, &str)], expect: &str| {
+        let mut program = program(&["serve", "--hostname", "my.host"]);
+        program.envs(variables.iter().copied());
+        let said = said(&program.output().expect("the program runs"));
+        assert!(said.contains(expect), "{said}");
+        // Which is the first thing that is wrong.
+        assert!(said.contains("--hostname must be an IP address"), "{said}");
+    };
+    check(
+        &[("MOESHARD_PORT", "tcp://10.96.0.1:3000")],
+        "MOESHARD_PORT=tcp://10.96.0.1:3000 is the link of a service, no port: ignored",
+    );
+    check(&[("API_KEY", "")], "API_KEY is empty: ignored");
+    check(
+        &[
+            ("MOESHARD_PORT", ""),
+            ("MODEL_ID", ""),
+            ("MOESHARD_THREADS", ""),
+        ],
+        "",
+    );
 }
 
 #[test]

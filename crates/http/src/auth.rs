@@ -30,10 +30,16 @@ pub(crate) async fn require_key(
     };
     let authorization = request.headers().get(header::AUTHORIZATION);
     let token = authorization.and_then(|value| bearer(value.as_bytes()));
-    if PUBLIC.contains(&request.uri().path()) || token.is_some_and(|token| key.matches(token)) {
+    if is_public(&request) || token.is_some_and(|token| key.matches(token)) {
         return next.run(request).await;
     }
     RequestError::Unauthorized.into_response()
+}
+
+/// Whether a request needs no key. `GET /` only leads to the page, while `POST /` runs the model.
+fn is_public(request: &Request) -> bool {
+    let path = request.uri().path();
+    PUBLIC.contains(&path) || (path == "/" && request.method().is_safe())
 }
 
 /// The token of `Bearer TOKEN`; the scheme's case does not matter (RFC 9110, section 11.1).

@@ -27,7 +27,7 @@ pub struct HttpConfig {
 impl Default for HttpConfig {
     fn default() -> Self {
         Self {
-            payload_limit: 32 * 1024 * 1024,
+            payload_limit: 32_000_000,
             max_client_batch_size: 65_536,
             auto_truncate: true,
             api_key: None,

@@ -57,6 +57,12 @@ pub enum RequestError {
         /// The path asked for.
         path: String,
     },
+    /// The model asked about is not the one that is served.
+    #[error("the model {id:?} is not served here; see /v1/models")]
+    NoModel {
+        /// The name asked for.
+        id: String,
+    },
     /// The route exists, but not for this method.
     #[error("{path} does not take {method}; see /docs")]
     Method {
@@ -103,7 +109,7 @@ impl RequestError {
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "Validation"),
             Self::Slow { .. } => (StatusCode::REQUEST_TIMEOUT, "Validation"),
             Self::TooManyBytes => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
-            Self::NoRoute { .. } => (StatusCode::NOT_FOUND, "NotFound"),
+            Self::NoRoute { .. } | Self::NoModel { .. } => (StatusCode::NOT_FOUND, "NotFound"),
             Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal"),
@@ -174,6 +180,9 @@ impl RequestError {
         let (kind, code) = match status {
             StatusCode::UNAUTHORIZED => ("authentication_error", Some("invalid_api_key")),
             StatusCode::TOO_MANY_REQUESTS => ("rate_limit_error", Some("rate_limit_exceeded")),
+            StatusCode::NOT_FOUND if matches!(self, Self::NoModel { .. }) => {
+                ("invalid_request_error", Some("model_not_found"))
+            }
             StatusCode::NOT_FOUND => ("invalid_request_error", Some("unknown_url")),
             status if status.is_server_error() => ("server_error", None),
             StatusCode::FAILED_DEPENDENCY => ("server_error", None),
@@ -329,6 +338,7 @@ mod tests {
         check(RequestError::Slow { idle_time }, 408, "Validation");
         check(RequestError::TooManyBytes, 429, "Overloaded");
         check(RequestError::NoRoute { path: name() }, 404, "NotFound");
+        check(RequestError::NoModel { id: name() }, 404, "NotFound");
         let method = RequestError::Method {
             method: name(),
             path: name(),

@@ -22,6 +22,7 @@ use crate::routes::{classify, docs, embed, model_task, openai, probes, tools};
         model_task::invocations,
         openai::embeddings,
         openai::models,
+        openai::model,
         tools::similarity,
         tools::tokenize,
         tools::decode,

@@ -1,7 +1,7 @@
 //! `/v1/embeddings` and `/v1/models`, as OpenAI's clients call them.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::response::Response;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -74,17 +74,40 @@ pub(crate) async fn embeddings(
     ),
 )]
 pub(crate) async fn models(State(state): State<AppState>) -> Result<Json<Models>, RequestError> {
-    let id = state.model()?.info().id.clone();
-    let model = Model {
-        id,
+    Ok(Json(Models {
+        object: "list",
+        data: vec![served(&state)?],
+    }))
+}
+
+/// One model by its name.
+#[utoipa::path(
+    get, path = "/v1/models/{id}", tag = "OpenAI",
+    params(("id" = String, Path, description = "Its name, which may hold slashes")),
+    responses(
+        (status = 200, description = "The model", body = Model),
+        (status = 404, description = "Another model is served"),
+        (status = 503, description = "The model is not loaded"),
+    ),
+)]
+pub(crate) async fn model(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+) -> Result<Json<Model>, RequestError> {
+    let model = served(&state)?;
+    if model.id != id {
+        return Err(RequestError::NoModel { id });
+    }
+    Ok(Json(model))
+}
+
+fn served(state: &AppState) -> Result<Model, RequestError> {
+    Ok(Model {
+        id: state.model()?.info().id.clone(),
         object: "model",
         created: state.created(),
         owned_by: "moeshard",
-    };
-    Ok(Json(Models {
-        object: "list",
-        data: vec![model],
-    }))
+    })
 }
 
 /// Refuses token ids that another tokenizer made.

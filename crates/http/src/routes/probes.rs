@@ -59,6 +59,7 @@ pub(crate) async fn info(State(state): State<AppState>) -> Result<Json<Info>, Re
         max_batch_requests: limits.max_batch_requests,
         max_queue_tokens: limits.max_queue_tokens,
         max_queue_bytes: limits.max_queue_bytes,
+        max_client_batch_size: state.config().max_client_batch_size,
         payload_limit: state.config().payload_limit,
         auto_truncate: state.config().auto_truncate,
         tokenization_workers: limits.tokenization_workers,

@@ -66,8 +66,14 @@ pub(super) async fn run_similarity(
     let (source, others) = embeddings
         .split_first()
         .expect("there is at least the source");
-    let dot = |other: &Vec<f32>| -> f32 { source.iter().zip(other).map(|(a, b)| a * b).sum() };
-    Ok(answer(work, others.iter().map(dot).collect::<Vec<f32>>()))
+    let cosines: Vec<f32> = others.iter().map(|other| cosine(source, other)).collect();
+    Ok(answer(work, cosines))
+}
+
+/// Of two vectors of unit length, which rounding may take past one.
+fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    let dot: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+    dot.clamp(-1.0, 1.0)
 }
 
 /// Shows the tokens of texts.
@@ -142,5 +148,18 @@ fn token_info(piece: TokenPiece) -> TokenInfo {
         special,
         start,
         stop,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cosine;
+
+    #[test]
+    fn a_cosine_stays_within_one() {
+        let unit = [1.0, 1e-3];
+        assert_eq!(cosine(&unit, &unit), 1.0);
+        assert_eq!(cosine(&unit, &[-1.0, -1e-3]), -1.0);
+        assert_eq!(cosine(&unit, &[0.5, 0.0]), 0.5);
     }
 }

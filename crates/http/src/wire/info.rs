@@ -25,6 +25,8 @@ pub struct Info {
     pub max_queue_tokens: usize,
     /// New work is refused while this many bytes of text wait for the tokenizer.
     pub max_queue_bytes: usize,
+    /// Most inputs of one request.
+    pub max_client_batch_size: usize,
     /// Longest request body in bytes.
     pub payload_limit: usize,
     /// Whether an input that is too long is cut when its request does not say.
@@ -82,6 +84,7 @@ pub struct EmbeddingType {
 #[derive(Debug, serde::Serialize, ToSchema)]
 pub struct ClassifierType {
     /// Labels by number.
+    #[schema(value_type = BTreeMap<String, String>)]
     pub id2label: BTreeMap<usize, String>,
     /// Numbers by label.
     pub label2id: BTreeMap<String, usize>,

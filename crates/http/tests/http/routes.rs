@@ -202,6 +202,13 @@ async fn openai_clients_are_at_home() {
     let models = server.get("/v1/models").await.json();
     assert_eq!(models["data"][0]["id"], "tiny");
     assert_eq!(models["data"][0]["object"], "model");
+    assert_eq!(
+        server.get("/v1/models/tiny").await.json(),
+        models["data"][0]
+    );
+    let other = server.get("/v1/models/someone/else").await;
+    assert_eq!(other.status, 404);
+    assert_eq!(other.json()["error"]["code"], "model_not_found");
 }
 
 #[tokio::test]
@@ -269,6 +276,8 @@ async fn info_has_the_keys_that_clients_look_for() {
     assert_eq!(answer["max_input_length"], 16);
     assert_eq!(answer["n_experts"], 8);
     assert_eq!(answer["max_queue_bytes"], 512 << 20);
+    assert_eq!(answer["max_client_batch_size"], 65_536);
+    assert_eq!(answer["payload_limit"], 32_000_000);
     let info = ModelInfo {
         classifier: true,
         ..info()
@@ -327,6 +336,11 @@ async fn docs_work_without_a_network() {
     );
     let schema = &document["components"]["schemas"]["EmbedRequest"];
     assert_eq!(schema["required"], json!(["inputs"]));
+    // An empty list is of several forms.
+    assert!(schema["properties"]["inputs"]["anyOf"].is_array());
+    let labels = &document["components"]["schemas"]["ClassifierType"]["properties"]["id2label"];
+    assert_eq!(labels["additionalProperties"]["type"], "string");
+    assert_eq!(labels["propertyNames"]["type"], "string");
     let body = &document["paths"]["/embed"]["post"]["requestBody"]["content"]["application/json"];
     assert!(body["example"]["inputs"].is_array());
 }
@@ -374,6 +388,8 @@ async fn a_key_is_asked_for_where_one_is_set() {
     for path in ["/live", "/health", "/ping", "/ready", "/metrics", "/docs"] {
         assert_eq!(server.get(path).await.status, 200, "{path} is for everyone");
     }
+    assert_eq!(server.get("/").await.status, 307, "it leads to /docs");
+    assert_eq!(post(&[], "/").await.status, 401);
     assert_eq!(server.get("/info").await.status, 401);
 }
 

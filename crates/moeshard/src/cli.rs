@@ -99,24 +99,21 @@ pub fn command(is_set: &dyn Fn(&str) -> bool) -> Command {
 }
 
 /// Whether a variable says anything: an empty one does not, and Kubernetes sets `MOESHARD_PORT` to
-/// the address of a service that is called moeshard.
+/// the address of a service that is called moeshard. An empty key is one that got lost: it is refused
+/// rather than taken for a server without a key.
 fn is_usable(name: &str, value: &OsStr) -> bool {
     let is_link = name == "MOESHARD_PORT" && value.to_string_lossy().starts_with("tcp://");
-    !value.is_empty() && !is_link
+    let is_key = name.ends_with("API_KEY");
+    is_key || !value.is_empty() && !is_link
 }
 
 /// Says which variables are ignored although somebody may count on them.
 pub fn warn_of_variables() {
-    for name in ["MOESHARD_PORT", "MOESHARD_API_KEY", "API_KEY"] {
-        let Some(value) = env::var_os(name).filter(|value| !is_usable(name, value)) else {
-            continue;
-        };
-        if name == "MOESHARD_PORT" && !value.is_empty() {
-            let value = value.to_string_lossy();
-            tracing::warn!("{name}={value} is the link of a service, no port: ignored");
-        } else if name != "MOESHARD_PORT" {
-            tracing::warn!("{name} is empty: ignored, it asks for no key");
-        }
+    let name = "MOESHARD_PORT";
+    let value = env::var_os(name).filter(|value| !value.is_empty() && !is_usable(name, value));
+    if let Some(value) = value {
+        let value = value.to_string_lossy();
+        tracing::warn!("{name}={value} is the link of a service, no port: ignored");
     }
 }
 
@@ -178,6 +175,7 @@ mod tests {
         let usable = |name, value: &str| is_usable(name, OsStr::new(value));
         assert!(usable("MOESHARD_PORT", "80") && usable("MODEL_ID", "tcp://x"));
         assert!(!usable("MOESHARD_PORT", "tcp://10.96.0.1:3000") && !usable("MODEL_ID", ""));
+        assert!(usable("MOESHARD_API_KEY", "") && usable("API_KEY", ""));
     }
 
     #[test]

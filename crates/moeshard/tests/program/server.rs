@@ -151,7 +151,6 @@ fn variables_that_say_nothing_are_ignored() {
         &[("MOESHARD_PORT", "tcp://10.96.0.1:3000")],
         "MOESHARD_PORT=tcp://10.96.0.1:3000 is the link of a service, no port: ignored",
     );
-    check(&[("API_KEY", "")], "API_KEY is empty: ignored");
     check(
         &[
             ("MOESHARD_PORT", ""),
@@ -160,6 +159,12 @@ fn variables_that_say_nothing_are_ignored() {
         ],
         "",
     );
+    // A key that got lost is no wish for a server without one.
+    for name in ["API_KEY", "MOESHARD_API_KEY"] {
+        let mut program = program(&["serve"]);
+        let said = said(&program.env(name, "").output().expect("the program runs"));
+        assert!(said.contains("--api-key must not be empty"), "{said}");
+    }
 }
 
 #[test]

@@ -4,6 +4,8 @@ use moeshard_tensor::checkpoint::CheckpointError;
 use moeshard_tensor::device::{DeviceError, not_finite};
 use moeshard_tensor::dtype::DType;
 
+use crate::model_error::ModelError;
+
 /// Why an encoder could not be loaded or run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -11,18 +13,9 @@ pub enum EncoderError {
     /// The checkpoint could not be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A tensor is not what the config says.
-    #[error("{file}: tensor `{tensor}` has shape {found:?}, expected {expected:?}")]
-    TensorShape {
-        /// The file that it lies in.
-        file: String,
-        /// Its name.
-        tensor: String,
-        /// What the config asks for.
-        expected: Vec<usize>,
-        /// What the checkpoint holds.
-        found: Vec<usize>,
-    },
+    /// The checkpoint is not what the spec says.
+    #[error(transparent)]
+    Spec(#[from] ModelError),
     /// A weight is NaN or infinite, or becomes so in the device's dtype.
     #[error("{file}: tensor `{tensor}` holds {}", not_finite(*.element_idx, *.dtype))]
     NotFinite {

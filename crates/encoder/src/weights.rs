@@ -76,7 +76,8 @@ pub(crate) struct Head<D: Device> {
 }
 
 impl<D: Device> Weights<D> {
-    /// Loads everything; `progress` is told the bytes of each tensor as it has been read.
+    /// Loads everything, once the spec has been found to fit the checkpoint; `progress` is told the
+    /// bytes of each tensor as it has been read.
     pub(crate) fn load(
         device: &D,
         spec: &EncoderSpec,
@@ -84,25 +85,20 @@ impl<D: Device> Weights<D> {
         plan: ShardPlan,
         progress: &dyn Fn(u64),
     ) -> Result<Self> {
+        spec.validate(checkpoint)?;
         for (layer_idx, experts) in spec.expert_layers() {
             plan.check(experts.experts.len(), experts.d_ff)
                 .map_err(|reason| EncoderError::Layout { layer_idx, reason })?;
         }
-        let d_model = spec.d_model;
         let loader = Loader {
             device,
             checkpoint,
             plan,
-            d_model,
             progress,
         };
         Ok(Self {
-            embedding: loader.embedding(&spec.embedding)?,
-            relative_bias: spec
-                .relative_bias
-                .as_ref()
-                .map(|t| loader.any_vector(t))
-                .transpose()?,
+            embedding: loader.embedding(&spec.embedding, spec.d_model)?,
+            relative_bias: loader.optional_vector(spec.relative_bias.as_ref())?,
             layers: spec
                 .layers
                 .iter()
@@ -118,32 +114,32 @@ impl<D: Device> Weights<D> {
     }
 }
 
+/// Every tensor that it is asked for exists and has the shape that the spec gives it.
 struct Loader<'a, D> {
     device: &'a D,
     checkpoint: &'a Checkpoint,
     plan: ShardPlan,
-    d_model: usize,
     progress: &'a dyn Fn(u64),
 }
 
 impl<'a, D: Device> Loader<'a, D> {
-    fn embedding(&self, spec: &EmbeddingSpec) -> Result<Embedding<D>> {
+    fn embedding(&self, spec: &EmbeddingSpec, d_model: usize) -> Result<Embedding<D>> {
         let position = match &spec.position {
             PositionEmbedding::None => None,
-            PositionEmbedding::Learned { table, n_rows, .. } => Some(self.table(table, *n_rows)?),
+            PositionEmbedding::Learned { table, .. } => Some(self.table(table)?),
             PositionEmbedding::Sinusoidal {
                 offset,
                 n_positions,
             } => {
-                let table = sinusoidal_table(*offset, *n_positions, self.d_model);
+                let table = sinusoidal_table(*offset, *n_positions, d_model);
                 Some(self.device.load_exact_table(&table)?)
             }
         };
         Ok(Embedding {
-            word: self.table(&spec.word, spec.vocab_size)?,
+            word: self.table(&spec.word)?,
             position,
             token_type: match &spec.token_type {
-                Some((table, n_rows)) => Some(self.table(table, *n_rows)?),
+                Some((table, _)) => Some(self.table(table)?),
                 None => None,
             },
             norm: spec.norm.as_ref().map(|n| self.norm(n)).transpose()?,
@@ -174,12 +170,12 @@ impl<'a, D: Device> Loader<'a, D> {
 
     fn expert_layer(&self, spec: &ExpertsSpec) -> Result<ExpertLayer<D>> {
         let n_experts = spec.experts.len();
-        let router = self.matrix(&spec.router, 0..n_experts, 0..self.d_model, n_experts)?;
+        let router = self.matrix(&spec.router)?;
         let mut slices = Vec::with_capacity(n_experts);
         for (expert_idx, expert) in spec.experts.iter().enumerate() {
             let units = self.plan.hidden_units(expert_idx, n_experts, spec.d_ff);
             if !units.is_empty() {
-                slices.push(self.expert_slice(expert_idx, expert, units, spec.d_ff)?);
+                slices.push(self.expert_slice(expert_idx, expert, units)?);
             }
         }
         let held: Vec<_> = slices.iter().map(|slice| slice.expert_idx).collect();
@@ -206,23 +202,23 @@ impl<'a, D: Device> Loader<'a, D> {
         expert_idx: usize,
         spec: &ExpertSpec,
         units: Range<usize>,
-        d_ff: usize,
     ) -> Result<ExpertSlice<'a>> {
-        let d_model = self.d_model;
-        let b_in = spec
-            .b_in
-            .as_ref()
-            .map(|b| self.slice(b, d_ff, units.clone()))
-            .transpose()?;
+        // Hidden units are W_in's outputs and W_out's inputs.
+        let (outputs, inputs) = (output_axis(&spec.w_in), 1 - output_axis(&spec.w_out));
+        let b_in = spec.b_in.as_ref();
         let b_out = spec.b_out.as_ref().filter(|_| units.start == 0);
         Ok(ExpertSlice {
             expert_idx,
-            w_in: self.matrix(&spec.w_in, units.clone(), 0..d_model, d_ff)?,
-            b_in,
-            w_out: self.matrix_of_inputs(&spec.w_out, d_model, units, d_ff)?,
-            b_out: b_out
-                .map(|b| self.slice(b, d_model, 0..d_model))
-                .transpose()?,
+            w_in: HostMatrix {
+                tensor: self.part(&spec.w_in.tensor, outputs, units.clone())?,
+                layout: spec.w_in.layout,
+            },
+            b_in: b_in.map(|b| self.part(b, 0, units.clone())).transpose()?,
+            w_out: HostMatrix {
+                tensor: self.part(&spec.w_out.tensor, inputs, units)?,
+                layout: spec.w_out.layout,
+            },
+            b_out: b_out.map(|b| self.whole(b)).transpose()?,
         })
     }
 
@@ -238,17 +234,10 @@ impl<'a, D: Device> Loader<'a, D> {
     }
 
     fn linear(&self, spec: &LinearSpec) -> Result<Linear<D>> {
-        let n_out = spec.n_out / spec.weights.len().max(1);
-        let weights = spec
-            .weights
-            .iter()
-            .map(|w| self.matrix(w, 0..n_out, 0..spec.n_in, n_out))
-            .collect::<Result<Vec<_>>>()?;
-        let biases = spec
-            .biases
-            .iter()
-            .map(|b| self.slice(b, n_out, 0..n_out))
-            .collect::<Result<Vec<_>>>()?;
+        let weights = spec.weights.iter().map(|w| self.matrix(w));
+        let weights = weights.collect::<Result<Vec<_>>>()?;
+        let biases = spec.biases.iter().map(|b| self.whole(b));
+        let biases = biases.collect::<Result<Vec<_>>>()?;
         let name = |part: usize| &spec.weights[part].tensor;
         Ok(Linear {
             weight: self.named(self.device.load_matrix(&weights), name)?,
@@ -260,116 +249,64 @@ impl<'a, D: Device> Loader<'a, D> {
     }
 
     fn norm(&self, spec: &NormSpec) -> Result<Norm<D::Vector>> {
-        let n = self.d_model;
         Ok(Norm {
             kind: spec.kind,
             eps: spec.eps,
-            weight: self.vector(&spec.weight, self.slice(&spec.weight, n, 0..n)?)?,
+            weight: self.vector(&spec.weight)?,
             bias: self.optional_vector(spec.bias.as_ref())?,
         })
     }
 
-    /// A vector `[d_model]`.
     fn optional_vector(&self, tensor: Option<&TensorRef>) -> Result<Option<D::Vector>> {
-        let Some(tensor) = tensor else {
-            return Ok(None);
-        };
-        let host = self.slice(tensor, self.d_model, 0..self.d_model)?;
-        self.vector(tensor, host).map(Some)
+        tensor.map(|tensor| self.vector(tensor)).transpose()
     }
 
-    /// A tensor of any shape, flattened.
-    fn any_vector(&self, tensor: &TensorRef) -> Result<D::Vector> {
-        let host = self.told(self.checkpoint.read(&tensor.name, &[])?);
-        self.vector(tensor, host)
-    }
-
-    fn vector(&self, tensor: &TensorRef, host: HostTensor<'_>) -> Result<D::Vector> {
+    /// A tensor of any shape, row after row.
+    fn vector(&self, tensor: &TensorRef) -> Result<D::Vector> {
+        let host = self.whole(tensor)?;
         self.named(self.device.load_vector(&[host]), |_| tensor)
     }
 
-    fn table(&self, tensor: &TensorRef, n_rows: usize) -> Result<D::Table> {
-        let host = self.read(
-            tensor,
-            &[n_rows, self.d_model],
-            &[0..n_rows, 0..self.d_model],
-        )?;
+    fn table(&self, tensor: &TensorRef) -> Result<D::Table> {
+        let host = self.whole(tensor)?;
         self.named(self.device.load_table(&host), |_| tensor)
     }
 
-    /// Part `range` of a vector of `n`.
-    fn slice(&self, tensor: &TensorRef, n: usize, range: Range<usize>) -> Result<HostTensor<'a>> {
-        self.read(tensor, &[n], &[range])
-    }
-
-    /// Outputs `outs` of `n_out`, all inputs.
-    fn matrix(
-        &self,
-        matrix: &MatrixRef,
-        outs: Range<usize>,
-        ins: Range<usize>,
-        n_out: usize,
-    ) -> Result<HostMatrix<'a>> {
-        let n_in = ins.end;
-        self.matrix_slice(matrix, [n_out, n_in], [outs, ins])
-    }
-
-    /// Inputs `ins` of `n_in`, all outputs.
-    fn matrix_of_inputs(
-        &self,
-        matrix: &MatrixRef,
-        n_out: usize,
-        ins: Range<usize>,
-        n_in: usize,
-    ) -> Result<HostMatrix<'a>> {
-        self.matrix_slice(matrix, [n_out, n_in], [0..n_out, ins])
-    }
-
-    /// A slice of a matrix, sizes and ranges given as outputs, inputs.
-    fn matrix_slice(
-        &self,
-        matrix: &MatrixRef,
-        mut shape: [usize; 2],
-        mut ranges: [Range<usize>; 2],
-    ) -> Result<HostMatrix<'a>> {
-        if matrix.layout == MatrixLayout::InOut {
-            shape.reverse();
-            ranges.reverse();
-        }
-        let tensor = self.read(&matrix.tensor, &shape, &ranges)?;
+    fn matrix(&self, matrix: &MatrixRef) -> Result<HostMatrix<'a>> {
         Ok(HostMatrix {
-            tensor,
+            tensor: self.whole(&matrix.tensor)?,
             layout: matrix.layout,
         })
     }
 
-    /// Reads `ranges` of a tensor that must have `shape` (after the choice of rows).
+    fn whole(&self, tensor: &TensorRef) -> Result<HostTensor<'a>> {
+        self.read(tensor, |_| {})
+    }
+
+    /// Part `range` of one axis, all of the others.
+    fn part(&self, tensor: &TensorRef, axis: usize, range: Range<usize>) -> Result<HostTensor<'a>> {
+        self.read(tensor, |ranges| {
+            let start = ranges[axis].start;
+            ranges[axis] = start + range.start..start + range.end;
+        })
+    }
+
+    /// Reads what `choose` leaves of a tensor's ranges (after the choice of rows), and tells the
+    /// progress.
     fn read(
         &self,
         tensor: &TensorRef,
-        shape: &[usize],
-        ranges: &[Range<usize>],
+        choose: impl FnOnce(&mut [Range<usize>]),
     ) -> Result<HostTensor<'a>> {
-        let name = tensor.name.as_str();
-        if let Some(info) = self.checkpoint.info(name) {
-            let mut found = info.shape.clone();
-            if let (Some(rows), Some(first)) = (&tensor.rows, found.first_mut()) {
-                *first = first.saturating_sub(rows.start).min(rows.len());
-            }
-            if found != shape {
-                return Err(EncoderError::TensorShape {
-                    file: self.checkpoint.file_of(name).to_owned(),
-                    tensor: name.to_owned(),
-                    expected: shape.to_vec(),
-                    found,
-                });
-            }
-        }
-        let mut ranges = ranges.to_vec();
+        let shape = self.checkpoint.info(&tensor.name).map(|info| &info.shape);
+        let mut ranges: Vec<_> = shape.into_iter().flatten().map(|&n| 0..n).collect();
         if let (Some(rows), Some(first)) = (&tensor.rows, ranges.first_mut()) {
-            *first = first.start + rows.start..first.end + rows.start;
+            *first = rows.clone();
         }
-        Ok(self.told(self.checkpoint.read(name, &ranges)?))
+        choose(&mut ranges);
+        let host = self.checkpoint.read(&tensor.name, &ranges)?;
+        (self.progress)(host.data.len() as u64);
+        Ok(host)
     }
 
     /// Names the tensor that a device refused; `tensor` tells which one each part passed was.
@@ -395,12 +332,11 @@ impl<'a, D: Device> Loader<'a, D> {
             other => EncoderError::Device(other),
         })
     }
+}
 
-    /// Tells the progress.
-    fn told(&self, host: HostTensor<'a>) -> HostTensor<'a> {
-        (self.progress)(host.data.len() as u64);
-        host
-    }
+/// The axis of a matrix's outputs.
+fn output_axis(matrix: &MatrixRef) -> usize {
+    usize::from(matrix.layout == MatrixLayout::InOut)
 }
 
 /// Row `p` is `[sin(a·f_0), …, cos(a·f_0), …]` with `a = offset + p` and

@@ -2,7 +2,7 @@
 
 use moeshard_batcher::BatcherConfig;
 
-use crate::model::config::ArgError;
+use crate::arg_error::ArgError;
 
 /// How texts are batched.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
@@ -26,19 +26,15 @@ impl TryFrom<BatchArgs> for BatcherConfig {
 
     fn try_from(args: BatchArgs) -> Result<Self, ArgError> {
         let default = Self::default();
-        let or = |flag, given: Option<usize>, default| {
-            ArgError::at_least_one(flag, given.unwrap_or(default))
-        };
-        let requests = args.max_batch_requests;
         Ok(Self {
-            max_batch_tokens: or(
+            max_batch_tokens: ArgError::at_least_one(
                 "--max-batch-tokens",
-                args.max_batch_tokens,
-                default.max_batch_tokens,
+                args.max_batch_tokens.unwrap_or(default.max_batch_tokens),
             )?,
-            max_batch_requests: requests
-                .map(|n| ArgError::at_least_one("--max-batch-requests", n))
-                .transpose()?,
+            max_batch_requests: ArgError::at_least_one_if_given(
+                "--max-batch-requests",
+                args.max_batch_requests,
+            )?,
             tokenization_workers: ArgError::threads(
                 "--tokenization-workers",
                 args.tokenization_workers,

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use moeshard_batcher::{ModelInfo, Options, Task};
 
+use crate::arg_error::ArgError;
 use crate::bulk::{self, BulkArgs, BulkConfig, RowShape};
-use crate::model::config::ArgError;
 
 /// Flags of `moeshard classify`.
 #[derive(Clone, Debug, clap::Args)]
@@ -37,15 +37,10 @@ impl TryFrom<ClassifyArgs> for ClassifyConfig {
     type Error = ArgError;
 
     fn try_from(args: ClassifyArgs) -> Result<Self, ArgError> {
-        let top_k = args
-            .top_k
-            .map(|n| ArgError::at_least_one("--top-k", n))
-            .transpose()?;
-        let raw_scores = args.raw_scores;
         Ok(Self {
             bulk: BulkConfig::try_from(args.bulk)?,
-            top_k,
-            raw_scores,
+            top_k: ArgError::at_least_one_if_given("--top-k", args.top_k)?,
+            raw_scores: args.raw_scores,
         })
     }
 }

@@ -4,13 +4,12 @@ use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
-use std::thread::available_parallelism;
 
 use anyhow::Result;
 use moeshard_tensor::cpu::Isa;
 
+use crate::display::size;
 use crate::machine;
-use crate::progress::size;
 
 /// Flags of `moeshard doctor`.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -26,7 +25,7 @@ pub struct DoctorArgs {
 /// If standard output is closed.
 pub fn run(args: DoctorArgs) -> Result<()> {
     let mut out = io::stdout().lock();
-    let n_cores = available_parallelism().map_or(1, usize::from);
+    let n_cores = machine::n_cores();
     let mut line = |key: &str, value: &str| writeln!(out, "{key:<14} {value}");
     line("moeshard", env!("CARGO_PKG_VERSION"))?;
     line(

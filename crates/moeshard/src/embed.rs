@@ -3,8 +3,8 @@
 use anyhow::{Result, ensure};
 use moeshard_batcher::{ModelInfo, Options, Task};
 
+use crate::arg_error::ArgError;
 use crate::bulk::{self, BulkArgs, BulkConfig, RowShape};
-use crate::model::config::ArgError;
 
 /// Flags of `moeshard embed`.
 #[derive(Clone, Debug, clap::Args)]
@@ -37,12 +37,9 @@ impl TryFrom<EmbedArgs> for EmbedConfig {
     type Error = ArgError;
 
     fn try_from(args: EmbedArgs) -> Result<Self, ArgError> {
-        let dimensions = args
-            .dimensions
-            .map(|n| ArgError::at_least_one("--dimensions", n));
         Ok(Self {
             bulk: BulkConfig::try_from(args.bulk)?,
-            dimensions: dimensions.transpose()?,
+            dimensions: ArgError::at_least_one_if_given("--dimensions", args.dimensions)?,
             normalize: !args.no_normalize,
         })
     }
@@ -53,13 +50,16 @@ impl TryFrom<EmbedArgs> for EmbedConfig {
 /// # Errors
 /// If an argument is impossible, the model cannot be loaded, or the run stops early.
 pub fn run(args: EmbedArgs) -> Result<()> {
-    let config = EmbedConfig::try_from(args)?;
-    let (dimensions, normalize) = (config.dimensions, config.normalize);
+    let EmbedConfig {
+        bulk,
+        dimensions,
+        normalize,
+    } = EmbedConfig::try_from(args)?;
     let options = Options::new(Task::Embed {
         normalize,
         dimensions,
     });
-    bulk::run(config.bulk, options, |info: &ModelInfo| {
+    bulk::run(bulk, options, |info: &ModelInfo| {
         let d_model = info.d_model;
         let width = dimensions.unwrap_or(d_model);
         ensure!(

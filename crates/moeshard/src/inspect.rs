@@ -6,12 +6,12 @@ use anyhow::Result;
 use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::Strategy;
 
+use crate::arg_error::ArgError;
+use crate::display::{Table, count, listed, size};
 use crate::footprint::{Parameters, largest_rank};
-use crate::model::config::{ArgError, ComputeConfig};
+use crate::model::config::ComputeConfig;
 use crate::model::load::{describe, dtype};
 use crate::model::{ModelArgs, ModelConfig, Opened, open};
-use crate::progress::{count, size};
-use crate::table::Table;
 
 /// Flags of `moeshard inspect`.
 #[derive(Clone, Debug, clap::Args)]
@@ -82,15 +82,6 @@ fn tokenizer(model: &Model) -> String {
     match &model.tokenizer_json {
         Some(json) => format!("tokenizer.json, {}", size(json.len() as u64)),
         None => "none (no tokenizer.json), so it cannot be served".to_owned(),
-    }
-}
-
-fn listed<'a>(names: impl Iterator<Item = &'a String>) -> String {
-    let names: Vec<&str> = names.map(String::as_str).collect();
-    if names.is_empty() {
-        "none".to_owned()
-    } else {
-        names.join(", ")
     }
 }
 

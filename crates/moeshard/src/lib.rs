@@ -3,15 +3,17 @@
 //! [`cli`] is the command line; each of its actions is a module: [`serve`], [`embed`] and
 //! [`classify`] (both by [`bulk`]), [`inspect`], [`verify`], [`doctor`] and [`loadtest`]. What
 //! they share is [`model`] (from `--model` to a model that answers, by way of [`hub`]),
-//! [`footprint`] and [`machine`].
+//! [`footprint`], [`machine`] and [`arg_error`].
 //!
 //! Arguments come in two stages: clap fills a raw struct, and `try_from` makes a checked
 //! configuration of it before anything is downloaded or loaded.
 
+pub mod arg_error;
 pub mod batch_args;
 pub mod bulk;
 pub mod classify;
 pub mod cli;
+mod display;
 pub mod doctor;
 pub mod embed;
 pub mod footprint;
@@ -24,5 +26,4 @@ pub mod model;
 pub mod progress;
 pub mod secret;
 pub mod serve;
-mod table;
 pub mod verify;

@@ -4,6 +4,7 @@ use std::env;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
 
 /// Where the hub is unless `HF_ENDPOINT` says otherwise.
 const HUB: &str = "https://huggingface.co";
@@ -70,6 +71,12 @@ fn library(what: &'static str, file: &'static str) -> Library {
 pub fn nvidia_kernel_module() -> Option<String> {
     let text = fs::read_to_string("/proc/driver/nvidia/version").ok()?;
     text.lines().next().map(str::to_owned)
+}
+
+/// Cores that this process may use.
+#[must_use]
+pub fn n_cores() -> usize {
+    available_parallelism().map_or(1, usize::from)
 }
 
 /// Memory of this machine and what of it is free, in bytes.

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 
 /// How often a log line is written where there is no terminal.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -104,16 +104,4 @@ fn style(has_total: bool) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ")
-}
-
-/// A count for people: 12,345.
-#[must_use]
-pub fn count(n: u64) -> String {
-    HumanCount(n).to_string()
-}
-
-/// A size for people: 1.25 GiB.
-#[must_use]
-pub fn size(n_bytes: u64) -> String {
-    HumanBytes(n_bytes).to_string()
 }

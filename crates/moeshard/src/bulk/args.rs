@@ -8,8 +8,8 @@ use moeshard_batcher::BatcherConfig;
 
 use super::input::{CsvColumn, InputConfig, InputFormat};
 use super::output::{Existing, OutputConfig, OutputFormat};
+use crate::arg_error::ArgError;
 use crate::batch_args::BatchArgs;
-use crate::model::config::ArgError;
 use crate::model::{ModelArgs, ModelConfig};
 
 /// What to read and what to write.
@@ -170,10 +170,7 @@ fn input(args: &BulkArgs) -> Result<InputConfig, ArgError> {
     let path = file(&args.input);
     if let Some(missing) = path.as_ref().filter(|path| !path.exists()) {
         let reason = format!("{} does not exist", missing.display());
-        return Err(ArgError::Other {
-            flag: "--input",
-            reason,
-        });
+        return Err(ArgError::other("--input", reason));
     }
     let format = args.input_format.unwrap_or(match extension.as_str() {
         "csv" | "tsv" => InputFormat::Csv,
@@ -191,9 +188,11 @@ fn input(args: &BulkArgs) -> Result<InputConfig, ArgError> {
     let delimiter = args
         .delimiter
         .unwrap_or(if extension == "tsv" { '\t' } else { ',' });
-    let delimiter = u8::try_from(delimiter).map_err(|_| ArgError::Other {
-        flag: "--delimiter",
-        reason: format!("must be one byte, got {delimiter:?}"),
+    let delimiter = u8::try_from(delimiter).map_err(|_| {
+        ArgError::other(
+            "--delimiter",
+            format!("must be one byte, got {delimiter:?}"),
+        )
     })?;
     let column = args
         .column
@@ -222,12 +221,7 @@ fn output(args: &BulkArgs) -> Result<OutputConfig, ArgError> {
         (_, true) => Existing::Overwrite,
         _ => Existing::Refuse,
     };
-    let wrong = |reason: String| {
-        Err(ArgError::Other {
-            flag: "--output",
-            reason,
-        })
-    };
+    let wrong = |reason: String| Err(ArgError::other("--output", reason));
     match &path {
         None if format == OutputFormat::Npy => {
             return wrong("- is standard output, which cannot take .npy; name a file".to_owned());

@@ -17,7 +17,7 @@ mod resume;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use moeshard_batcher::{ModelInfo, Options};
 
 pub use args::{BulkArgs, BulkConfig};
@@ -26,8 +26,9 @@ pub use output::RowShape;
 use output::Rows;
 use pipeline::Summary;
 
+use crate::arg_error::ArgError;
+use crate::display::count;
 use crate::model;
-use crate::progress::count;
 
 /// Runs a file through the model. `shape` says what a row of this model is.
 ///
@@ -45,17 +46,7 @@ pub fn run(
     let loaded = model::load(opened, &config.model.compute, config.batcher, |_| Ok(()))?;
     let info = loaded.handle.info();
     if let Some(name) = &options.prompt_name {
-        let known: Vec<&str> = info.prompts.keys().map(String::as_str).collect();
-        let known = if known.is_empty() {
-            "none".to_owned()
-        } else {
-            known.join(", ")
-        };
-        ensure!(
-            info.prompts.contains_key(name),
-            "--prompt-name `{name}` is no prompt of {}, which has {known}",
-            info.id
-        );
+        ArgError::known_prompt("--prompt-name", name, info)?;
     }
     let (mut rows, n_done) = Rows::open(&config.output, shape(info)?)?;
     if n_done > 0 {

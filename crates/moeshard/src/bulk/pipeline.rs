@@ -10,7 +10,8 @@ use tokio::task::JoinHandle;
 
 use super::input::{Record, Records};
 use super::output::Rows;
-use crate::progress::{Progress, count};
+use crate::display::count;
+use crate::progress::Progress;
 
 /// Chunks under way: one runs, one waits, the others are tokenized or written.
 const DEPTH: usize = 4;

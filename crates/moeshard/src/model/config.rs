@@ -1,13 +1,13 @@
 //! What the model's flags mean, checked before anything is downloaded or loaded.
 
 use std::path::PathBuf;
-use std::thread::available_parallelism;
 
 use moeshard_encoder::shard::Strategy;
 use moeshard_tensor::device::Pooling;
 use moeshard_tensor::dtype::DType;
 
 use super::args::{ComputeArgs, ModelArgs};
+use crate::arg_error::ArgError;
 use crate::hub::HubConfig;
 use crate::machine;
 
@@ -16,115 +16,6 @@ const CAPACITY_FACTOR: f32 = 1.25;
 
 /// How often a broken download is taken up again before giving up.
 const N_RETRIES: usize = 5;
-
-/// Most threads of a kind; a system gives out no more than some ten thousand in all.
-const MAX_THREADS: usize = 1024;
-
-/// An argument that cannot be used.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ArgError {
-    /// A number is outside its range.
-    #[error("{flag} must be at least {least}, got {found}")]
-    TooSmall {
-        /// The flag.
-        flag: &'static str,
-        /// The smallest value.
-        least: usize,
-        /// The value given.
-        found: String,
-    },
-    /// A number is beyond its range.
-    #[error("{flag} must be at most {most}, got {found}")]
-    TooLarge {
-        /// The flag.
-        flag: &'static str,
-        /// The largest value.
-        most: usize,
-        /// The value given.
-        found: usize,
-    },
-    /// A name is none of those known.
-    #[error("{flag} must be {expected}, got `{found}`")]
-    Unknown {
-        /// The flag.
-        flag: &'static str,
-        /// The names known.
-        expected: &'static str,
-        /// The name given.
-        found: String,
-    },
-    /// A flag needs another one.
-    #[error("{flag} {found} has no effect without {needs}; got {instead}")]
-    Needs {
-        /// The flag.
-        flag: &'static str,
-        /// Its value.
-        found: String,
-        /// What it needs.
-        needs: &'static str,
-        /// What is there instead.
-        instead: String,
-    },
-    /// The model is neither a folder nor a hub id.
-    #[error(
-        "--model `{found}` is neither a folder on this machine nor a hub id such as owner/name"
-    )]
-    NoSuchModel {
-        /// The value given.
-        found: String,
-    },
-    /// A GPU was asked for.
-    #[error("this build has no CUDA engine yet ({driver}); run on the CPU with --device cpu")]
-    NoGpu {
-        /// Whether this machine has a driver.
-        driver: String,
-    },
-    /// Any other impossible value.
-    #[error("{flag} {reason}")]
-    Other {
-        /// The flag.
-        flag: &'static str,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-impl ArgError {
-    /// Refuses `found` if it is below 1.
-    ///
-    /// # Errors
-    /// [`ArgError::TooSmall`].
-    pub fn at_least_one(flag: &'static str, found: usize) -> Result<usize, Self> {
-        if found == 0 {
-            return Err(Self::TooSmall {
-                flag,
-                least: 1,
-                found: found.to_string(),
-            });
-        }
-        Ok(found)
-    }
-
-    /// The number of threads that a flag asks for, else one a core.
-    ///
-    /// # Errors
-    /// [`ArgError::TooSmall`] and [`ArgError::TooLarge`].
-    pub fn threads(flag: &'static str, given: Option<usize>) -> Result<usize, Self> {
-        let Some(found) = given else {
-            let n_cores = available_parallelism().map_or(1, usize::from);
-            return Ok(n_cores.min(MAX_THREADS));
-        };
-        if found > MAX_THREADS {
-            return Err(Self::TooLarge {
-                flag,
-                most: MAX_THREADS,
-                found,
-            });
-        }
-        Self::at_least_one(flag, found)
-    }
-}
 
 /// Where a model is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,14 +67,11 @@ impl TryFrom<ModelArgs> for ModelConfig {
     type Error = ArgError;
 
     fn try_from(args: ModelArgs) -> Result<Self, ArgError> {
-        let max_length = args
-            .max_length
-            .map(|n| ArgError::at_least_one("--max-length", n));
         Ok(Self {
             compute: ComputeConfig::try_from(args.compute)?,
             source: source(args.model, args.revision)?,
             pooling: args.pooling.as_deref().map(pooling).transpose()?,
-            max_length: max_length.transpose()?,
+            max_length: ArgError::at_least_one_if_given("--max-length", args.max_length)?,
             hub: HubConfig {
                 endpoint: machine::hub_endpoint(),
                 cache_dir: args.hub_cache.unwrap_or_else(machine::hub_cache_dir),
@@ -202,15 +90,14 @@ impl TryFrom<ComputeArgs> for ComputeConfig {
         refuse_gpus(args.gpus, args.device.as_deref())?;
         let n_ranks = ArgError::at_least_one("--ranks", args.ranks.unwrap_or(1))?;
         let n_threads = ArgError::threads("--threads", args.threads)?;
-        let sequence_capacity = args
-            .expert_capacity
-            .map(|n| ArgError::at_least_one("--expert-capacity", n));
+        let sequence_capacity =
+            ArgError::at_least_one_if_given("--expert-capacity", args.expert_capacity)?;
         Ok(Self {
             n_ranks,
             n_threads,
             dtype: args.dtype,
             strategy: strategy(args.experts.as_deref(), args.capacity_factor, n_ranks)?,
-            sequence_capacity: sequence_capacity.transpose()?,
+            sequence_capacity,
         })
     }
 }
@@ -220,11 +107,10 @@ fn refuse_gpus(n_gpus: Option<usize>, device: Option<&str>) -> Result<(), ArgErr
         None | Some("cpu") => n_gpus.is_some_and(|n| n > 0),
         Some("cuda" | "gpu") => true,
         Some(found) => {
-            let found = found.to_owned();
             return Err(ArgError::Unknown {
                 flag: "--device",
                 expected: "cpu",
-                found,
+                found: found.to_owned(),
             });
         }
     };
@@ -303,10 +189,7 @@ fn strategy(name: Option<&str>, factor: Option<f32>, n_ranks: usize) -> Result<S
         }
         if !(factor > 0.0 && factor.is_finite()) {
             let reason = format!("must be above 0, got {factor}");
-            return Err(ArgError::Other {
-                flag: "--capacity-factor",
-                reason,
-            });
+            return Err(ArgError::other("--capacity-factor", reason));
         }
     }
     match name {

@@ -10,6 +10,6 @@ pub mod load;
 pub mod open;
 
 pub use args::ModelArgs;
-pub use config::{ArgError, ModelConfig, Source};
+pub use config::{ModelConfig, Source};
 pub use load::{Loaded, load};
 pub use open::{Opened, open};

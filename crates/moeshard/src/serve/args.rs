@@ -7,8 +7,8 @@ use clap::ArgAction;
 use moeshard_batcher::{BatcherConfig, ModelInfo};
 use moeshard_http::{ApiKey, HeaderValue, HttpConfig};
 
+use crate::arg_error::ArgError;
 use crate::batch_args::BatchArgs;
-use crate::model::config::ArgError;
 use crate::model::{ModelArgs, ModelConfig};
 use crate::secret::Secret;
 
@@ -166,19 +166,7 @@ impl Told {
             info.default_prompt_name = Some(DEFAULT_PROMPT.to_owned());
         }
         if let Some(name) = self.default_prompt_name {
-            if !info.prompts.contains_key(&name) {
-                let known: Vec<&str> = info.prompts.keys().map(String::as_str).collect();
-                let known = if known.is_empty() {
-                    "none".into()
-                } else {
-                    known.join(", ")
-                };
-                let reason = format!("`{name}` is no prompt of {}, which has {known}", info.id);
-                return Err(ArgError::Other {
-                    flag: "--default-prompt-name",
-                    reason,
-                });
-            }
+            ArgError::known_prompt("--default-prompt-name", &name, info)?;
             info.default_prompt_name = Some(name);
         }
         if let Some(name) = self.name {
@@ -198,10 +186,10 @@ impl TryFrom<ServeArgs> for ServeConfig {
         }
         let name = args.served_model_name;
         if name.as_ref().is_some_and(|name| name.trim().is_empty()) {
-            return Err(ArgError::Other {
-                flag: "--served-model-name",
-                reason: "must not be empty; leave it out for the model's own name".to_owned(),
-            });
+            return Err(ArgError::other(
+                "--served-model-name",
+                "must not be empty; leave it out for the model's own name",
+            ));
         }
         let payload_limit = ArgError::at_least_one("--payload-limit", args.payload_limit)?;
         let max_client_batch_size =
@@ -252,10 +240,7 @@ fn api_key(key: &Secret) -> Result<ApiKey, ArgError> {
     } else {
         return Ok(ApiKey::new(key));
     };
-    Err(ArgError::Other {
-        flag: "--api-key",
-        reason: reason.to_owned(),
-    })
+    Err(ArgError::other("--api-key", reason))
 }
 
 fn origins(origins: &[String]) -> Result<Vec<HeaderValue>, ArgError> {

@@ -14,10 +14,11 @@ use moeshard_encoder::shard::Strategy;
 use moeshard_tensor::cpu::Isa;
 use moeshard_tensor::dtype::DType;
 
-use crate::model::config::{ArgError, ComputeConfig};
+use crate::arg_error::ArgError;
+use crate::display::Table;
+use crate::model::config::ComputeConfig;
 use crate::model::load::dtype;
 use crate::model::{ModelArgs, ModelConfig, open};
-use crate::table::Table;
 use compare::{Agreement, Comparison, Worst};
 use device::Trace;
 
@@ -56,11 +57,7 @@ pub fn run(args: VerifyArgs) -> Result<()> {
     } = args;
     if let Some(wrong) = tolerance.filter(|t| t.is_nan() || *t <= 0.0) {
         let reason = format!("must be above 0, got {wrong}");
-        return Err(ArgError::Other {
-            flag: "--tolerance",
-            reason,
-        }
-        .into());
+        return Err(ArgError::other("--tolerance", reason).into());
     }
     let config = ModelConfig::try_from(model)?;
     let opened = open(&config)?;

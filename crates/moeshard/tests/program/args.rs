@@ -1,8 +1,8 @@
 //! Arguments that cannot be used die in one sentence, before anything is loaded.
 
 use clap::{FromArgMatches, Parser};
+use moeshard::arg_error::ArgError;
 use moeshard::cli::{Action, Cli};
-use moeshard::model::config::ArgError;
 use moeshard::serve::{ServeArgs, ServeConfig};
 
 use crate::support::{fails, golden, model, run, said, succeeds};

@@ -1,6 +1,28 @@
-//! Tables for people.
+//! How things are shown to people: counts, sizes, lists and tables.
 
 use std::io::{self, Write};
+
+use indicatif::{HumanBytes, HumanCount};
+
+/// A count: 12,345.
+pub(crate) fn count(n: u64) -> String {
+    HumanCount(n).to_string()
+}
+
+/// A size: 1.25 GiB.
+pub(crate) fn size(n_bytes: u64) -> String {
+    HumanBytes(n_bytes).to_string()
+}
+
+/// Names separated by commas, or `none`.
+pub(crate) fn listed<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    let names: Vec<&str> = names.map(String::as_str).collect();
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
 
 /// Rows of cells, the first one being the header.
 #[derive(Debug, Default)]

@@ -2,5 +2,6 @@
 
 mod bad_input;
 mod lifecycle;
+mod log;
 mod routes;
 mod support;

@@ -1,6 +1,6 @@
 //! Where a server finds a model that may still be loading.
 
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use crate::worker::BatchObserver;
 use crate::{Handle, SubmitError};
@@ -88,11 +88,7 @@ impl ModelSlot {
     /// Whether the model can answer.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        let state = self
-            .inner
-            .state
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
         match &state.model {
             _ if state.draining => Readiness::Draining,
             None => Readiness::Starting,
@@ -107,11 +103,7 @@ impl ModelSlot {
     /// [`SubmitError::Starting`] while it loads, [`SubmitError::Unhealthy`] if loading failed,
     /// [`SubmitError::Closed`] after [`ModelSlot::close`].
     pub fn handle(&self) -> Result<Handle, SubmitError> {
-        let state = self
-            .inner
-            .state
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
         match &state.model {
             _ if state.closed => Err(SubmitError::Closed),
             None => Err(SubmitError::Starting),
@@ -123,11 +115,7 @@ impl ModelSlot {
     /// The model, even if it is closed or broken; `None` if there never was one.
     #[must_use]
     pub fn loaded(&self) -> Option<Handle> {
-        let state = self
-            .inner
-            .state
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
         state.model.as_ref()?.as_ref().ok().cloned()
     }
 
@@ -140,14 +128,14 @@ impl ModelSlot {
         }
     }
 
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        let state = self.inner.state.read();
+        state.unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn update(&self, change: impl FnOnce(&mut State)) {
-        change(
-            &mut self
-                .inner
-                .state
-                .write()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        let state = self.inner.state.write();
+        change(&mut state.unwrap_or_else(PoisonError::into_inner));
     }
 }
 

@@ -21,6 +21,13 @@ struct Running {
     task: JoinHandle<std::io::Result<()>>,
 }
 
+impl Running {
+    fn begin_shutdown(&mut self) {
+        let stop = self.stop.take().expect("not stopped yet");
+        stop.send(()).expect("it runs");
+    }
+}
+
 async fn listen(state: AppState) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
@@ -86,6 +93,11 @@ async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+async fn a_batch_runs(server: &Server) {
+    let n_runs = &server.engine.n_runs;
+    wait_until("a batch runs", || n_runs.load(Ordering::SeqCst) > 0).await;
+}
+
 #[tokio::test]
 async fn the_port_is_bound_before_the_model_is_loaded() {
     let slot = ModelSlot::new();
@@ -125,11 +137,7 @@ async fn overload_is_a_429_with_retry_after() {
     let running = listen(server.state.clone()).await;
     let bulk = r#"{"inputs":["hello","hello","hello"]}"#;
     let first = connect(running.address, "POST", "/embed", bulk).await;
-    let engine = &server.engine;
-    wait_until("the batch runs", || {
-        engine.n_runs.load(Ordering::SeqCst) == 1
-    })
-    .await;
+    a_batch_runs(&server).await;
     for path in ["/embed", "/v1/embeddings"] {
         let body = r#"{"inputs":"hello","input":"hello"}"#;
         let (status, head, body) = finish(connect(running.address, "POST", path, body).await).await;
@@ -155,16 +163,12 @@ async fn the_work_of_a_client_that_hangs_up_is_dropped() {
     let running = listen(server.state.clone()).await;
     let bulk = json!({ "inputs": vec!["hello"; 50] }).to_string();
     let client = connect(running.address, "POST", "/embed", &bulk).await;
-    let engine = &server.engine;
-    wait_until("the first batch runs", || {
-        engine.n_runs.load(Ordering::SeqCst) >= 1
-    })
-    .await;
+    a_batch_runs(&server).await;
     drop(client);
     let handle = server.slot.handle().expect("loaded");
     wait_until("nothing is queued", || handle.load().n_seqs == 0).await;
     assert!(
-        engine.n_runs.load(Ordering::SeqCst) < 10,
+        server.engine.n_runs.load(Ordering::SeqCst) < 10,
         "the rest was dropped"
     );
     let metrics = server.state.metrics().render(&server.slot);
@@ -183,17 +187,8 @@ async fn shutdown_finishes_what_was_accepted() {
     let mut running = listen(server.state.clone()).await;
     let bulk = json!({ "inputs": vec!["hello"; 12] }).to_string();
     let client = connect(running.address, "POST", "/embed", &bulk).await;
-    let engine = &server.engine;
-    wait_until("the first batch runs", || {
-        engine.n_runs.load(Ordering::SeqCst) >= 1
-    })
-    .await;
-    running
-        .stop
-        .take()
-        .expect("not stopped yet")
-        .send(())
-        .expect("it runs");
+    a_batch_runs(&server).await;
+    running.begin_shutdown();
     let (status, _, body) = finish(client).await;
     assert_eq!((status, body.as_array().map(Vec::len)), (200, Some(12)));
     running.task.await.expect("no panic").expect("a clean end");
@@ -221,12 +216,7 @@ async fn shutdown_does_not_wait_forever_for_a_client() {
     let half = b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
     client.write_all(half).await.expect("sent");
     tokio::time::sleep(Duration::from_millis(50)).await;
-    running
-        .stop
-        .take()
-        .expect("not stopped yet")
-        .send(())
-        .expect("it runs");
+    running.begin_shutdown();
     let end = tokio::time::timeout(Duration::from_secs(5), running.task).await;
     end.expect("in time")
         .expect("no panic")

@@ -116,7 +116,22 @@ fn explain(path: &str, error: &serde_json::Error) -> RequestError {
     }
     // The path of the body itself is `.`, and `?` stands for a part without a name.
     let field = path.trim_end_matches('?').trim_end_matches('.');
-    RequestError::field(field, error.to_string())
+    RequestError::field(field, in_words_of_json(error.to_string()))
+}
+
+/// A message of serde's, which calls an object a map and a list a sequence.
+fn in_words_of_json(message: String) -> String {
+    // Only the beginning is serde's for certain: further on, it may quote the client.
+    for (serde, json) in [
+        ("map,", "object,"),
+        ("sequence,", "list,"),
+        ("floating point", "number"),
+    ] {
+        if let Some(rest) = message.strip_prefix(&format!("invalid type: {serde}")) {
+            return format!("invalid type: {json}{rest}");
+        }
+    }
+    message
 }
 
 fn give_back(unread: Option<&Unread>, body: &mut Body, silent: bool) {
@@ -276,12 +291,12 @@ mod tests {
         );
         check(
             br#"{"inputs":{"a":1}}"#,
-            "`inputs`: invalid type: map, expected a text, a list of token ids, or a list of \
+            "`inputs`: invalid type: object, expected a text, a list of token ids, or a list of \
              those",
         );
         check(
             br#"{"inputs":["a",{"b":2}]}"#,
-            "`inputs[1]`: invalid type: map, expected a text or a list of token ids",
+            "`inputs[1]`: invalid type: object, expected a text or a list of token ids",
         );
         check(
             br#"{"inputs":[1,-2]}"#,
@@ -290,11 +305,11 @@ mod tests {
         );
         check(
             br#"{"inputs":"a","dimensions":-1}"#,
-            "`dimensions`: invalid value: integer `-1`, expected usize",
+            "`dimensions`: invalid value: integer `-1`, expected a positive integer",
         );
         check(
             br#"{"inputs":"a","truncation_direction":"up"}"#,
-            "`truncation_direction`: unknown variant `up`, expected `left` or `right`",
+            "`truncation_direction`: expected `left` or `right`, got `up`",
         );
     }
 }

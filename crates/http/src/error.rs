@@ -10,6 +10,9 @@ use axum::response::{IntoResponse, Response};
 use moeshard_batcher::SubmitError;
 use serde_json::{Value, json};
 
+/// Most characters of a message: it may quote what the client sent, which may be a whole body.
+const LONGEST_MESSAGE: usize = 1000;
+
 /// Why a request is not answered with what it asked for.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum RequestError {
@@ -172,8 +175,21 @@ impl RequestError {
         response
     }
 
+    /// The error in words, without the middle if they are very many.
+    fn message(&self) -> String {
+        let whole = self.to_string();
+        let n_chars = whole.chars().count();
+        if n_chars <= LONGEST_MESSAGE {
+            return whole;
+        }
+        let half = LONGEST_MESSAGE / 2;
+        let begin: String = whole.chars().take(half).collect();
+        let end: String = whole.chars().skip(n_chars - half).collect();
+        format!("{begin} … {end}")
+    }
+
     fn tei_body(&self, class: Class) -> Value {
-        json!({ "error": self.to_string(), "error_type": class.error_type })
+        json!({ "error": self.message(), "error_type": class.error_type })
     }
 
     fn openai_body(&self, status: StatusCode) -> Value {
@@ -188,7 +204,7 @@ impl RequestError {
             StatusCode::FAILED_DEPENDENCY => ("server_error", None),
             _ => ("invalid_request_error", None),
         };
-        let message = self.to_string();
+        let message = self.message();
         let param = self.field_name();
         json!({ "error": { "message": message, "type": kind, "param": param, "code": code } })
     }

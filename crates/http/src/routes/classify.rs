@@ -67,22 +67,26 @@ pub(crate) async fn predict(
         raw_scores: request.raw_scores.unwrap_or(false),
         ..Scoring::default()
     };
-    let is_batch = request.inputs.is_batch;
     let (work, mut scores) = score(&state, request.inputs.list, wishes, rule).await?;
-    match scores.pop() {
-        Some(only) if !is_batch => Ok(answer(work, only)),
-        last => {
-            scores.extend(last);
-            Ok(answer(work, scores))
-        }
+    if request.inputs.is_batch {
+        return Ok(answer(work, scores));
     }
+    let only = scores.pop().expect("one input has one answer");
+    Ok(answer(work, only))
 }
 
 pub(super) async fn run(
     state: &AppState,
     request: ClassifyRequest,
 ) -> Result<Response, RequestError> {
-    let parameters = request.parameters.unwrap_or_default();
+    let parameters = request.parameters;
+    let (field, top_k) = match parameters.top_k {
+        None => ("top_k", request.top_k),
+        wish => ("parameters.top_k", wish),
+    };
+    if top_k == Some(0) {
+        return Err(RequestError::field(field, "must be at least 1, got 0"));
+    }
     let wishes = Wishes {
         truncate: request.truncate,
         direction: request.truncation_direction,
@@ -91,9 +95,9 @@ pub(super) async fn run(
     let rule = Scoring {
         raw_scores: request.raw_scores.unwrap_or(false),
         function: parameters.function_to_apply,
-        top_k: parameters.top_k.or(request.top_k),
+        top_k,
     };
-    let (work, scores) = score(state, request.inputs.list, wishes, rule).await?;
+    let (work, scores) = score(state, request.inputs.0, wishes, rule).await?;
     Ok(answer(work, scores))
 }
 
@@ -112,9 +116,6 @@ async fn score(
     wishes: Wishes,
     rule: Scoring,
 ) -> Result<(Work, Vec<Vec<Score>>), RequestError> {
-    if rule.top_k == Some(0) {
-        return Err(RequestError::field("top_k", "must be at least 1, got 0"));
-    }
     let raw_scores = rule.raw_scores || rule.function.is_some();
     let model = state.model()?;
     let answers = state

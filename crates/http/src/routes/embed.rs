@@ -48,6 +48,6 @@ pub(super) async fn run(state: &AppState, request: EmbedRequest) -> Result<Respo
         direction: request.truncation_direction,
         prompt_name: request.prompt_name,
     };
-    let answers = state.submit(request.inputs.list, task, wishes).await?;
+    let answers = state.submit(request.inputs.0, task, wishes).await?;
     Ok(answer(Work::of(&answers), values(answers)))
 }

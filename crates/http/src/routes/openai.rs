@@ -38,14 +38,12 @@ pub(crate) async fn embeddings(
     Payload(request): Payload<EmbeddingsRequest>,
 ) -> Result<Response, RequestError> {
     let model = state.model()?;
-    refuse_foreign_ids(&request.input.list, &model)?;
+    refuse_foreign_ids(&request.input.0, &model)?;
     let task = Task::Embed {
         normalize: true,
         dimensions: request.dimensions,
     };
-    let answers = state
-        .submit(request.input.list, task, Wishes::default())
-        .await;
+    let answers = state.submit(request.input.0, task, Wishes::default()).await;
     let answers = answers.map_err(about_input)?;
     let work = Work::of(&answers);
     let format = request.encoding_format.unwrap_or_default();

@@ -135,19 +135,12 @@ pub(crate) async fn decode(
 }
 
 fn token_info(piece: TokenPiece) -> TokenInfo {
-    let TokenPiece {
-        id,
-        text,
-        special,
-        start,
-        stop,
-    } = piece;
     TokenInfo {
-        id,
-        text,
-        special,
-        start,
-        stop,
+        id: piece.id,
+        text: piece.text,
+        special: piece.special,
+        start: piece.start,
+        stop: piece.stop,
     }
 }
 

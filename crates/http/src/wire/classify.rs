@@ -6,8 +6,9 @@ use moeshard_batcher::{Direction, Input};
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use utoipa::ToSchema;
 
+use super::Inputs;
 use super::counted::push;
-use super::{Inputs, direction};
+use super::fields::{choose, count, direction, object_or_default};
 
 /// The body of `/classify`.
 #[derive(Debug, serde::Deserialize, ToSchema)]
@@ -18,10 +19,13 @@ pub struct ClassifyRequest {
     /// Answer logits instead of probabilities.
     pub raw_scores: Option<bool>,
     /// Answer only the highest so many labels.
+    #[serde(default, deserialize_with = "count")]
     #[schema(minimum = 1)]
     pub top_k: Option<usize>,
     /// The same wishes as Hugging Face's clients send them; these win.
-    pub parameters: Option<ClassifyParameters>,
+    #[serde(default, deserialize_with = "object_or_default")]
+    #[schema(value_type = Option<ClassifyParameters>)]
+    pub parameters: ClassifyParameters,
     /// Cut what is too long instead of refusing it; the server's `auto_truncate` if absent.
     pub truncate: Option<bool>,
     /// Which side is cut: `left` or `right` (the default).
@@ -39,13 +43,14 @@ pub struct ClassifyParameters {
     /// What turns logits into scores; the model's own function if absent.
     pub function_to_apply: Option<FunctionToApply>,
     /// Answer only the highest so many labels.
+    #[serde(default, deserialize_with = "count")]
     #[schema(minimum = 1)]
     pub top_k: Option<usize>,
 }
 
 /// What turns logits into scores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "lowercase")]
 pub enum FunctionToApply {
     /// Each label by itself.
     Sigmoid,
@@ -53,6 +58,17 @@ pub enum FunctionToApply {
     Softmax,
     /// The logits as they are.
     None,
+}
+
+impl<'de> Deserialize<'de> for FunctionToApply {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let functions = [
+            ("sigmoid", Self::Sigmoid),
+            ("softmax", Self::Softmax),
+            ("none", Self::None),
+        ];
+        choose(&String::deserialize(deserializer)?, &functions)
+    }
 }
 
 /// One label of an answer.

@@ -1,10 +1,10 @@
 //! `/embed`.
 
 use moeshard_batcher::Direction;
-use serde::de::{Deserialize, Deserializer, Error};
 use utoipa::ToSchema;
 
 use super::Inputs;
+use super::fields::{count, direction};
 
 /// The body of `/embed`.
 #[derive(Debug, serde::Deserialize, ToSchema)]
@@ -23,20 +23,7 @@ pub struct EmbedRequest {
     /// Scale each embedding to unit length (true if absent).
     pub normalize: Option<bool>,
     /// Keep only the first so many dimensions; normalised after the cut.
+    #[serde(default, deserialize_with = "count")]
     #[schema(minimum = 1)]
     pub dimensions: Option<usize>,
-}
-
-/// `left` or `right` in any case, or null.
-pub(crate) fn direction<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Direction>, D::Error> {
-    let Some(name) = Option::<String>::deserialize(deserializer)? else {
-        return Ok(None);
-    };
-    match name.to_ascii_lowercase().as_str() {
-        "left" => Ok(Some(Direction::Left)),
-        "right" => Ok(Some(Direction::Right)),
-        _ => Err(D::Error::unknown_variant(&name, &["left", "right"])),
-    }
 }

@@ -7,23 +7,9 @@ use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
 use super::counted::push;
 
-/// One or several inputs.
+/// One or several inputs, in the order of the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inputs {
-    /// In the order of the request.
-    pub list: Vec<Input>,
-    /// False if the request gave one input outside a list.
-    pub is_batch: bool,
-}
-
-impl Inputs {
-    fn one(input: Input) -> Self {
-        Self {
-            list: vec![input],
-            is_batch: false,
-        }
-    }
-}
+pub struct Inputs(pub Vec<Input>);
 
 impl<'de> Deserialize<'de> for Inputs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -41,36 +27,27 @@ impl<'de> Visitor<'de> for InputsVisitor {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Inputs, E> {
-        Ok(Inputs::one(Input::Text(text.to_owned())))
+        Ok(Inputs(vec![Input::Text(text.to_owned())]))
     }
 
     fn visit_string<E: de::Error>(self, text: String) -> Result<Inputs, E> {
-        Ok(Inputs::one(Input::Text(text)))
+        Ok(Inputs(vec![Input::Text(text)]))
     }
 
     /// The first element tells token ids from a list of inputs.
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Inputs, A::Error> {
         match seq.next_element::<Element>()? {
-            None => Ok(Inputs {
-                list: Vec::new(),
-                is_batch: true,
-            }),
+            None => Ok(Inputs(Vec::new())),
             Some(Element::Id(first)) => {
-                let mut ids = vec![first];
-                while let Some(TokenId(id)) = seq.next_element()? {
-                    ids.push(id);
-                }
-                Ok(Inputs::one(Input::Ids(ids)))
+                let ids = rest_of_ids(seq, vec![first])?;
+                Ok(Inputs(vec![Input::Ids(ids)]))
             }
             Some(Element::Input(first)) => {
                 let mut list = vec![first];
                 while let Some(OneInput(input)) = seq.next_element()? {
                     push(&mut list, input)?;
                 }
-                Ok(Inputs {
-                    list,
-                    is_batch: true,
-                })
+                Ok(Inputs(list))
             }
         }
     }
@@ -131,18 +108,14 @@ impl<'de> Visitor<'de> for ElementVisitor {
         Ok(Element::Input(Input::Text(text.to_owned())))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Element, A::Error> {
-        let mut ids = Vec::new();
-        while let Some(TokenId(id)) = seq.next_element()? {
-            ids.push(id);
-        }
-        Ok(Element::Input(Input::Ids(ids)))
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Element, A::Error> {
+        rest_of_ids(seq, Vec::new()).map(|ids| Element::Input(Input::Ids(ids)))
     }
 }
 
 const TOKEN_ID: &str = "a token id (an integer from 0 to 4294967295)";
 
-pub(super) struct TokenId(pub(super) u32);
+struct TokenId(u32);
 
 impl<'de> Deserialize<'de> for TokenId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -166,6 +139,17 @@ impl<'de> Deserialize<'de> for TokenId {
     }
 }
 
+/// The token ids of one text, of which `ids` are read already.
+pub(super) fn rest_of_ids<'de, A: SeqAccess<'de>>(
+    mut seq: A,
+    mut ids: Vec<u32>,
+) -> Result<Vec<u32>, A::Error> {
+    while let Some(TokenId(id)) = seq.next_element()? {
+        ids.push(id);
+    }
+    Ok(ids)
+}
+
 pub(super) fn token_id<E: de::Error>(id: u64) -> Result<u32, E> {
     u32::try_from(id).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(id), &TOKEN_ID))
 }
@@ -176,22 +160,21 @@ mod tests {
 
     #[test]
     fn every_form_is_understood() {
-        let check = |json: &str, list: Vec<Input>, is_batch| {
+        let check = |json: &str, list: Vec<Input>| {
             let inputs: Inputs = serde_json::from_str(json).expect(json);
-            assert_eq!(inputs, Inputs { list, is_batch });
+            assert_eq!(inputs, Inputs(list));
         };
         let text = |text: &str| Input::Text(text.to_owned());
-        check(r#""a\nb""#, vec![text("a\nb")], false);
-        check("[1,2]", vec![Input::Ids(vec![1, 2])], false);
-        check(r#"["a"]"#, vec![text("a")], true);
+        check(r#""a\nb""#, vec![text("a\nb")]);
+        check("[1,2]", vec![Input::Ids(vec![1, 2])]);
+        check(r#"["a"]"#, vec![text("a")]);
         check(
             r#"["a",[3],"b"]"#,
             vec![text("a"), Input::Ids(vec![3]), text("b")],
-            true,
         );
-        check("[[3,4]]", vec![Input::Ids(vec![3, 4])], true);
-        check("[[]]", vec![Input::Ids(vec![])], true);
-        check("[]", vec![], true);
+        check("[[3,4]]", vec![Input::Ids(vec![3, 4])]);
+        check("[[]]", vec![Input::Ids(vec![])]);
+        check("[]", vec![]);
     }
 
     #[test]

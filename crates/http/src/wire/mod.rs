@@ -5,6 +5,7 @@
 mod classify;
 mod counted;
 mod embed;
+mod fields;
 mod info;
 mod inputs;
 mod openai;
@@ -15,7 +16,6 @@ pub use classify::{
 };
 pub(crate) use counted::{too_many, with_most_inputs};
 pub use embed::EmbedRequest;
-pub(crate) use embed::direction;
 pub use info::{ClassifierType, EmbeddingType, Info, ModelType, Status};
 pub use inputs::Inputs;
 pub use openai::{

@@ -1,8 +1,10 @@
 //! OpenAI's `/v1/embeddings` and `/v1/models`.
 
+use serde::de::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
 use super::Inputs;
+use super::fields::{choose, count};
 
 /// The body of `/v1/embeddings`.
 #[derive(Debug, serde::Deserialize, ToSchema)]
@@ -13,19 +15,27 @@ pub struct EmbeddingsRequest {
     /// How each embedding is written (`float` if absent).
     pub encoding_format: Option<EncodingFormat>,
     /// Keep only the first so many dimensions; normalised after the cut.
+    #[serde(default, deserialize_with = "count")]
     #[schema(minimum = 1)]
     pub dimensions: Option<usize>,
 }
 
 /// How an embedding is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "lowercase")]
 pub enum EncodingFormat {
     /// A list of numbers.
     #[default]
     Float,
     /// The little-endian `f32` values in Base64.
     Base64,
+}
+
+impl<'de> Deserialize<'de> for EncodingFormat {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let formats = [("float", Self::Float), ("base64", Self::Base64)];
+        choose(&String::deserialize(deserializer)?, &formats)
+    }
 }
 
 /// The answer of `/v1/embeddings`.

@@ -7,16 +7,18 @@ use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 use utoipa::ToSchema;
 
 use super::counted::{rest, texts};
-use super::direction;
-use super::inputs::{TokenId, token_id};
+use super::fields::{direction, object, object_or_default};
+use super::inputs::{rest_of_ids, token_id};
 
 /// The body of `/similarity`.
 #[derive(Debug, serde::Deserialize, ToSchema)]
 pub struct SimilarityRequest {
     /// What is compared.
+    #[serde(deserialize_with = "object")]
     pub inputs: SimilarityInputs,
     /// How the texts are embedded.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object_or_default")]
+    #[schema(value_type = Option<SimilarityParameters>)]
     pub parameters: SimilarityParameters,
 }
 
@@ -131,7 +133,7 @@ impl<'de> Deserialize<'de> for TokenIds {
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<TokenIds, A::Error> {
                 match seq.next_element::<IdOrList>()? {
                     None => Ok(TokenIds::One(Vec::new())),
-                    Some(IdOrList::Id(first)) => ids(seq, vec![first]).map(TokenIds::One),
+                    Some(IdOrList::Id(first)) => rest_of_ids(seq, vec![first]).map(TokenIds::One),
                     Some(IdOrList::List(first)) => rest(seq, vec![first]).map(TokenIds::Many),
                 }
             }
@@ -161,17 +163,9 @@ impl<'de> Deserialize<'de> for IdOrList {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<IdOrList, A::Error> {
-                ids(seq, Vec::new()).map(IdOrList::List)
+                rest_of_ids(seq, Vec::new()).map(IdOrList::List)
             }
         }
         deserializer.deserialize_any(FirstVisitor)
     }
-}
-
-/// The rest of the token ids of one text.
-fn ids<'de, A: SeqAccess<'de>>(mut seq: A, mut ids: Vec<u32>) -> Result<Vec<u32>, A::Error> {
-    while let Some(TokenId(id)) = seq.next_element()? {
-        ids.push(id);
-    }
-    Ok(ids)
 }

@@ -56,7 +56,7 @@ async fn embed_refuses_what_it_cannot_embed() {
             r#"{"inputs":{"a":1}}"#,
             422,
             "Validation",
-            "`inputs`: invalid type: map",
+            "`inputs`: invalid type: object",
         ),
         (
             r#"{"inputs":["a",null]}"#,
@@ -128,7 +128,7 @@ async fn embed_refuses_what_it_cannot_embed() {
             r#"{"inputs":"a","dimensions":1.5}"#,
             422,
             "Validation",
-            "`dimensions`: invalid type",
+            "`dimensions`: invalid type: number `1.5`, expected a positive integer",
         ),
     ];
     check(&Server::new(), "/embed", &cases).await;
@@ -149,7 +149,25 @@ async fn classify_and_predict_refuse_what_they_cannot_classify() {
             r#"{"inputs":"a","parameters":{"function_to_apply":"tanh"}}"#,
             422,
             "Validation",
-            "`parameters.function_to_apply`: unknown variant `tanh`",
+            "`parameters.function_to_apply`: expected `sigmoid` or `softmax` or `none`, got `tanh`",
+        ),
+        (
+            r#"{"inputs":"a","parameters":{"function_to_apply":5}}"#,
+            422,
+            "Validation",
+            "`parameters.function_to_apply`: invalid type: integer `5`, expected a string",
+        ),
+        (
+            r#"{"inputs":"a","parameters":{"top_k":0}}"#,
+            422,
+            "Validation",
+            "`parameters.top_k`: must be at least 1, got 0",
+        ),
+        (
+            r#"{"inputs":"a","parameters":["softmax",1]}"#,
+            422,
+            "Validation",
+            "`parameters`: invalid type: list, expected an object",
         ),
     ];
     check(&server, "/classify", &cases).await;
@@ -220,6 +238,55 @@ async fn tools_refuse_nonsense() {
         &[(empty, 400, "Empty", "`inputs.sentences`")],
     )
     .await;
+    let cases = [
+        (
+            r#"{"inputs":["a",["b"]]}"#,
+            422,
+            "Validation",
+            "`inputs`: invalid type: list, expected an object",
+        ),
+        (
+            r#"{"inputs":{"source_sentence":"a"}}"#,
+            422,
+            "Validation",
+            "`inputs`: missing field `sentences`",
+        ),
+        (
+            r#"{"inputs":{"source_sentence":"a","sentences":{}}}"#,
+            422,
+            "Validation",
+            "`inputs.sentences`: invalid type: object, expected a list of texts",
+        ),
+        (
+            r#"{"inputs":{"source_sentence":"a","sentences":["b"]},"parameters":[true]}"#,
+            422,
+            "Validation",
+            "`parameters`: invalid type: list, expected an object",
+        ),
+    ];
+    check(&server, "/similarity", &cases).await;
+    // Once read as a text and those it is compared with.
+    let list = (
+        r#"{"inputs":["a",["b"]]}"#,
+        422,
+        "Validation",
+        "`inputs[1][0]`",
+    );
+    check(&server, "/", &[list]).await;
+}
+
+#[tokio::test]
+async fn an_error_does_not_repeat_a_long_body() {
+    let server = Server::new();
+    for field in ["normalize", "prompt_name", "truncation_direction"] {
+        let body = json!({ "inputs": "a", field: "é".repeat(100_000) });
+        let answer = server.post("/embed", body.to_string()).await;
+        assert_eq!(answer.status, 422, "{field}");
+        let message = answer.json()["error"].as_str().map(str::to_owned);
+        let message = message.expect("a message");
+        assert!(message.chars().count() < 1100, "{field}: {}", message.len());
+        assert!(message.contains("é … é"), "{message}");
+    }
 }
 
 #[tokio::test]
@@ -246,7 +313,12 @@ async fn openai_clients_get_openai_errors() {
             json!(null),
             "missing field `input`",
         ),
-        (r#"{"input":{}}"#, 400, json!("input"), "invalid type: map"),
+        (
+            r#"{"input":{}}"#,
+            400,
+            json!("input"),
+            "invalid type: object",
+        ),
         (
             r#"{"input":"a","dimensions":0}"#,
             400,
@@ -257,7 +329,13 @@ async fn openai_clients_get_openai_errors() {
             r#"{"input":"a","encoding_format":"hex"}"#,
             400,
             json!("encoding_format"),
-            "`base64`",
+            "expected `float` or `base64`, got `hex`",
+        ),
+        (
+            r#"{"input":"a","encoding_format":{"float":null}}"#,
+            400,
+            json!("encoding_format"),
+            "invalid type: object, expected a string",
         ),
         (
             tiktoken,

@@ -12,6 +12,9 @@ target/cold-start, and prints the time of `dd`, the time until the server is rea
 
 Environment:
   ROUNDS     how often each is measured [default: 5]
+  MEMORY     `backed`: memory is used and freed before each measurement, so that a virtual machine
+             has it at hand; `fresh`: 5 s of rest in the place of it, in which a host may take free
+             memory back [default: backed]
   MOESHARD   the program to use [default: built by cargo]
 
 Emptying the page cache takes root; otherwise only this file is asked to leave it.
@@ -106,7 +109,25 @@ TEXT
   sync "$weights"
 }
 
+# What free memory costs is the same for both: see MEMORY above.
+prepare_memory() {
+  case ${MEMORY:-backed} in
+    backed)
+      # Three times the file: its pages, the packed weights, and room.
+      local filler=/dev/shm/moeshard-cold-start
+      head -c $((3 * $(stat -c %s "$weights"))) /dev/zero >$filler || true
+      rm -f $filler
+      ;;
+    fresh) sleep 5 ;;
+    *)
+      echo "MEMORY is $MEMORY, expected backed or fresh" >&2
+      exit 2
+      ;;
+  esac
+}
+
 evict() {
+  prepare_memory
   if [[ $(id -u) -eq 0 ]] && echo 3 2>/dev/null >/proc/sys/vm/drop_caches; then return; fi
   dd if="$weights" iflag=nocache count=0 status=none
 }

@@ -9,7 +9,7 @@ use crate::error::RequestError;
 use crate::state::AppState;
 
 /// Paths that need no key: probes and scrapers have none, and the page asks for it.
-const PUBLIC: [&str; 7] = [
+pub(crate) const PUBLIC: [&str; 7] = [
     "/live",
     "/health",
     "/ping",

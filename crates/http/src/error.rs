@@ -8,7 +8,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use moeshard_batcher::SubmitError;
-use serde_json::{Value, json};
+
+use crate::wire::{ErrorBody, OpenAiError, OpenAiErrorBody};
 
 /// Most characters of a message: it may quote what the client sent, which may be a whole body.
 const LONGEST_MESSAGE: usize = 1000;
@@ -156,12 +157,11 @@ impl RequestError {
         } else {
             class.status
         };
-        let body = if openai {
-            self.openai_body(status)
+        let mut response = if openai {
+            (status, Json(self.openai_body(status))).into_response()
         } else {
-            self.tei_body(class)
+            (status, Json(self.tei_body(class))).into_response()
         };
-        let mut response = (status, Json(body)).into_response();
         if let Some(retry_after) = self.retry_after() {
             let seconds = HeaderValue::from(retry_after.as_secs().max(1));
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
@@ -188,11 +188,14 @@ impl RequestError {
         format!("{begin} … {end}")
     }
 
-    fn tei_body(&self, class: Class) -> Value {
-        json!({ "error": self.message(), "error_type": class.error_type })
+    fn tei_body(&self, class: Class) -> ErrorBody {
+        ErrorBody {
+            error: self.message(),
+            error_type: class.error_type,
+        }
     }
 
-    fn openai_body(&self, status: StatusCode) -> Value {
+    fn openai_body(&self, status: StatusCode) -> OpenAiErrorBody {
         let (kind, code) = match status {
             StatusCode::UNAUTHORIZED => ("authentication_error", Some("invalid_api_key")),
             StatusCode::TOO_MANY_REQUESTS => ("rate_limit_error", Some("rate_limit_exceeded")),
@@ -204,9 +207,13 @@ impl RequestError {
             StatusCode::FAILED_DEPENDENCY => ("server_error", None),
             _ => ("invalid_request_error", None),
         };
-        let message = self.message();
-        let param = self.field_name();
-        json!({ "error": { "message": message, "type": kind, "param": param, "code": code } })
+        let error = OpenAiError {
+            message: self.message(),
+            kind,
+            param: self.field_name().map(str::to_owned),
+            code,
+        };
+        OpenAiErrorBody { error }
     }
 }
 
@@ -242,7 +249,7 @@ fn openai_status(status: StatusCode) -> StatusCode {
     }
 }
 
-fn is_openai(path: &str) -> bool {
+pub(crate) fn is_openai(path: &str) -> bool {
     path == "/embeddings" || path == "/v1" || path.starts_with("/v1/")
 }
 

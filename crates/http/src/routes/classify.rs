@@ -8,8 +8,9 @@ use super::answer;
 use crate::body::Payload;
 use crate::error::RequestError;
 use crate::observe::Work;
+use crate::openapi::Refusals;
 use crate::state::{AppState, Wishes};
-use crate::wire::{ClassifyRequest, ErrorBody, FunctionToApply, PredictRequest, Score};
+use crate::wire::{ClassifyRequest, FunctionToApply, PredictRequest, Score};
 
 /// Classifies texts.
 ///
@@ -23,12 +24,7 @@ use crate::wire::{ClassifyRequest, ErrorBody, FunctionToApply, PredictRequest, S
     ),
     responses(
         (status = 200, description = "The labels of each input", body = Vec<Vec<Score>>),
-        (status = 400, description = "Nothing to classify, or no JSON", body = ErrorBody),
-        (status = 413, description = "The body is too long", body = ErrorBody),
-        (status = 422, description = "A field is wrong, or no head", body = ErrorBody),
-        (status = 424, description = "The model failed", body = ErrorBody),
-        (status = 429, description = "Too much work; see Retry-After", body = ErrorBody),
-        (status = 503, description = "The model cannot answer", body = ErrorBody),
+        Refusals,
     ),
 )]
 pub(crate) async fn classify(
@@ -48,10 +44,8 @@ pub(crate) async fn classify(
         example = json!({ "inputs": [["I lost my card"], ["Where is it?", "In the bank"]] }),
     ),
     responses(
-        (status = 200, description = "The labels, highest score first", body = Vec<Vec<Score>>),
-        (status = 422, description = "A field is wrong, or no head", body = ErrorBody),
-        (status = 429, description = "Too much work; see Retry-After", body = ErrorBody),
-        (status = 503, description = "The model cannot answer", body = ErrorBody),
+        (status = 200, description = "The labels; of one input, not in a list", body = Vec<Vec<Score>>),
+        Refusals,
     ),
 )]
 pub(crate) async fn predict(

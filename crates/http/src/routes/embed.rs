@@ -8,8 +8,9 @@ use super::{answer, values};
 use crate::body::Payload;
 use crate::error::RequestError;
 use crate::observe::Work;
+use crate::openapi::Refusals;
 use crate::state::{AppState, Wishes};
-use crate::wire::{EmbedRequest, ErrorBody};
+use crate::wire::EmbedRequest;
 
 /// Embeds texts.
 ///
@@ -22,12 +23,7 @@ use crate::wire::{EmbedRequest, ErrorBody};
     ),
     responses(
         (status = 200, description = "One embedding per input", body = Vec<Vec<f32>>),
-        (status = 400, description = "Nothing to embed, or no JSON", body = ErrorBody),
-        (status = 413, description = "The body is too long", body = ErrorBody),
-        (status = 422, description = "A field is wrong", body = ErrorBody),
-        (status = 424, description = "The model failed", body = ErrorBody),
-        (status = 429, description = "Too much work; see Retry-After", body = ErrorBody),
-        (status = 503, description = "The model cannot answer", body = ErrorBody),
+        Refusals,
     ),
 )]
 pub(crate) async fn embed(

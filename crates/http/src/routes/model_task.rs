@@ -6,8 +6,8 @@ use axum::response::Response;
 use super::{classify, embed, tools};
 use crate::body::Raw;
 use crate::error::RequestError;
+use crate::openapi::Refusals;
 use crate::state::AppState;
-use crate::wire::ErrorBody;
 
 /// Embeds or classifies, whichever the model was made for.
 ///
@@ -18,8 +18,7 @@ use crate::wire::ErrorBody;
     request_body(content = serde_json::Value, example = json!({ "inputs": "Hello" })),
     responses(
         (status = 200, description = "As /embed or /classify answers"),
-        (status = 422, description = "A field is wrong", body = ErrorBody),
-        (status = 503, description = "The model cannot answer", body = ErrorBody),
+        Refusals,
     ),
 )]
 pub(crate) async fn own_task(
@@ -43,7 +42,7 @@ pub(crate) async fn own_task(
 #[utoipa::path(
     post, path = "/invocations", tag = "The model's own task",
     request_body(content = serde_json::Value, example = json!({ "inputs": "Hello" })),
-    responses((status = 200, description = "As / answers")),
+    responses((status = 200, description = "As / answers"), Refusals),
 )]
 pub(crate) async fn invocations(
     state: State<AppState>,

@@ -11,15 +11,14 @@ use super::answer;
 use crate::body::Payload;
 use crate::error::RequestError;
 use crate::observe::Work;
+use crate::openapi::OpenAiRefusals;
 use crate::state::{AppState, Wishes};
 use crate::wire::{
     Embedding, EmbeddingValues, EmbeddingsRequest, EmbeddingsResponse, EncodingFormat, Model,
-    Models, Usage,
+    Models, OpenAiErrorBody, Usage,
 };
 
 /// Embeds texts for OpenAI's clients.
-///
-/// Errors have OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`.
 #[utoipa::path(
     post, path = "/v1/embeddings", tag = "OpenAI",
     request_body(
@@ -28,9 +27,7 @@ use crate::wire::{
     ),
     responses(
         (status = 200, description = "One embedding per input", body = EmbeddingsResponse),
-        (status = 400, description = "Something in the request is wrong"),
-        (status = 429, description = "Too much work; see Retry-After"),
-        (status = 503, description = "The model cannot answer"),
+        OpenAiRefusals,
     ),
 )]
 pub(crate) async fn embeddings(
@@ -68,7 +65,7 @@ pub(crate) async fn embeddings(
     get, path = "/v1/models", tag = "OpenAI",
     responses(
         (status = 200, description = "The model", body = Models),
-        (status = 503, description = "The model is not loaded"),
+        (status = 503, description = "The model is not loaded", body = OpenAiErrorBody),
     ),
 )]
 pub(crate) async fn models(State(state): State<AppState>) -> Result<Json<Models>, RequestError> {
@@ -84,8 +81,8 @@ pub(crate) async fn models(State(state): State<AppState>) -> Result<Json<Models>
     params(("id" = String, Path, description = "Its name, which may hold slashes")),
     responses(
         (status = 200, description = "The model", body = Model),
-        (status = 404, description = "Another model is served"),
-        (status = 503, description = "The model is not loaded"),
+        (status = 404, description = "Another model is served", body = OpenAiErrorBody),
+        (status = 503, description = "The model is not loaded", body = OpenAiErrorBody),
     ),
 )]
 pub(crate) async fn model(

@@ -9,10 +9,9 @@ use super::{answer, values};
 use crate::body::Payload;
 use crate::error::RequestError;
 use crate::observe::Work;
+use crate::openapi::Refusals;
 use crate::state::{AppState, Wishes};
-use crate::wire::{
-    DecodeRequest, ErrorBody, SimilarityRequest, Texts, TokenIds, TokenInfo, TokenizeRequest,
-};
+use crate::wire::{DecodeRequest, SimilarityRequest, Texts, TokenIds, TokenInfo, TokenizeRequest};
 
 /// Most bytes of text that one `/tokenize` takes: its answer is some thirty times as long.
 const LONGEST_TEXT: usize = 1_000_000;
@@ -28,7 +27,7 @@ const LONGEST_TEXT: usize = 1_000_000;
     ),
     responses(
         (status = 200, description = "The cosine with each", body = Vec<f32>),
-        (status = 422, description = "A field is wrong", body = ErrorBody),
+        Refusals,
     ),
 )]
 pub(crate) async fn similarity(
@@ -82,8 +81,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
     request_body(content = TokenizeRequest, example = json!({ "inputs": "Hello world" })),
     responses(
         (status = 200, description = "The tokens of each text", body = Vec<Vec<TokenInfo>>),
-        (status = 422, description = "A field is wrong", body = ErrorBody),
-        (status = 429, description = "Too much text; see Retry-After", body = ErrorBody),
+        Refusals,
     ),
 )]
 pub(crate) async fn tokenize(
@@ -116,8 +114,7 @@ pub(crate) async fn tokenize(
     request_body(content = DecodeRequest, example = json!({ "ids": [[1, 2, 3]] })),
     responses(
         (status = 200, description = "One text per list of ids", body = Vec<String>),
-        (status = 422, description = "A field is wrong", body = ErrorBody),
-        (status = 429, description = "Too much text; see Retry-After", body = ErrorBody),
+        Refusals,
     ),
 )]
 pub(crate) async fn decode(

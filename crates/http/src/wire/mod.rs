@@ -5,6 +5,7 @@
 mod classify;
 mod counted;
 mod embed;
+mod error;
 mod fields;
 mod info;
 mod inputs;
@@ -16,6 +17,7 @@ pub use classify::{
 };
 pub(crate) use counted::{too_many, with_most_inputs};
 pub use embed::EmbedRequest;
+pub use error::{ErrorBody, OpenAiError, OpenAiErrorBody};
 pub use info::{ClassifierType, EmbeddingType, Info, ModelType, Status};
 pub use inputs::Inputs;
 pub use openai::{
@@ -26,14 +28,3 @@ pub use tools::{
     DecodeRequest, SimilarityInputs, SimilarityParameters, SimilarityRequest, Texts, TokenIds,
     TokenInfo, TokenizeRequest,
 };
-
-use utoipa::ToSchema;
-
-/// An error, as every route but OpenAI's answers it.
-#[derive(Debug, serde::Serialize, ToSchema)]
-pub struct ErrorBody {
-    /// What is wrong.
-    pub error: String,
-    /// `Empty`, `Validation`, `Tokenizer`, `Backend`, `Overloaded`, `Unhealthy`, …
-    pub error_type: String,
-}

@@ -346,6 +346,67 @@ async fn docs_work_without_a_network() {
 }
 
 #[tokio::test]
+async fn the_document_knows_the_key_and_all_that_it_refers_to() {
+    let document = Server::new().get("/api-doc/openapi.json").await.json();
+    let scheme = &document["components"]["securitySchemes"]["api_key"];
+    assert_eq!(
+        (&scheme["type"], &scheme["scheme"]),
+        (&json!("http"), &json!("bearer"))
+    );
+    let paths = &document["paths"];
+    for (path, method, shape) in [
+        ("/", "post", "ErrorBody"),
+        ("/embed", "post", "ErrorBody"),
+        ("/info", "get", "ErrorBody"),
+        ("/v1/embeddings", "post", "OpenAiErrorBody"),
+        ("/v1/models", "get", "OpenAiErrorBody"),
+    ] {
+        let operation = &paths[path][method];
+        assert_eq!(
+            operation["security"],
+            json!([{}, { "api_key": [] }]),
+            "{path}"
+        );
+        let refusal = &operation["responses"]["401"]["content"]["application/json"]["schema"];
+        assert_eq!(
+            refusal["$ref"],
+            format!("#/components/schemas/{shape}"),
+            "{path}"
+        );
+    }
+    for path in [
+        "/live",
+        "/health",
+        "/metrics",
+        "/docs",
+        "/api-doc/openapi.json",
+    ] {
+        assert!(paths[path]["get"].is_object(), "{path}");
+        assert!(paths[path]["get"].get("security").is_none(), "{path}");
+    }
+    for status in ["400", "401", "408", "413", "422", "424", "429", "503"] {
+        for path in [
+            "/embed",
+            "/predict",
+            "/similarity",
+            "/decode",
+            "/invocations",
+        ] {
+            let known = paths[path]["post"]["responses"].get(status);
+            assert!(known.is_some(), "{status} of {path}");
+        }
+    }
+    let text = document.to_string();
+    for reference in text.split("\"$ref\":\"#").skip(1) {
+        let pointer = reference.split('"').next().expect("it ends");
+        assert!(
+            document.pointer(pointer).is_some(),
+            "{pointer} leads nowhere"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_key_is_asked_for_where_one_is_set() {
     let http = HttpConfig {
         api_key: Some(ApiKey::new("sesame")),

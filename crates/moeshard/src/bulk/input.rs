@@ -64,13 +64,16 @@ pub struct InputConfig {
     pub has_header: bool,
 }
 
-/// One text, or why there is none.
+/// A text, or why there is none.
+pub type Text = Result<String, String>;
+
+/// One text of the input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Line of the file on which it starts, from 1.
     pub line: u64,
     /// The text.
-    pub text: Result<String, String>,
+    pub text: Text,
 }
 
 /// The records of a file in order.
@@ -84,7 +87,7 @@ pub struct Records {
 enum Form {
     Lines(Lines),
     Jsonl { lines: Lines, field: String },
-    Csv { rows: Rows, column: usize },
+    Csv { rows: CsvRows, column: usize },
 }
 
 impl Records {
@@ -93,16 +96,16 @@ impl Records {
     /// # Errors
     /// If it cannot be opened, or a CSV file has no such column.
     pub fn open(config: &InputConfig) -> Result<Self> {
+        let name = match &config.path {
+            None => "standard input".to_owned(),
+            Some(path) => path.display().to_string(),
+        };
         let (file, total): (Box<dyn Read>, _) = match &config.path {
             None => (Box::new(io::stdin()), None),
             Some(path) => {
-                let file = File::open(path).with_context(|| path.display().to_string())?;
-                let meta = file.metadata()?;
-                ensure!(
-                    !meta.is_dir(),
-                    "{} is a folder, expected a file",
-                    path.display()
-                );
+                let file = File::open(path).with_context(|| name.clone())?;
+                let meta = file.metadata().with_context(|| name.clone())?;
+                ensure!(!meta.is_dir(), "{name} is a folder, expected a file");
                 let total = meta.is_file().then_some(meta.len());
                 (Box::new(file), total)
             }
@@ -120,8 +123,8 @@ impl Records {
                 field: config.field.clone(),
             },
             InputFormat::Csv => {
-                let mut rows = Rows::new(counted, config);
-                let column = rows.find(&config.column)?;
+                let mut rows = CsvRows::new(counted, config);
+                let column = rows.find(&config.column).with_context(|| name)?;
                 Form::Csv { rows, column }
             }
         };
@@ -167,8 +170,6 @@ impl Records {
         }))
     }
 }
-
-type Text = Result<String, String>;
 
 /// A line without its end, or why it was not kept.
 type Line = Result<Vec<u8>, String>;
@@ -253,16 +254,16 @@ impl Lines {
 }
 
 /// Rows of a CSV file.
-struct Rows {
+struct CsvRows {
     reader: csv::Reader<Counted>,
     has_header: bool,
     /// The row that was read to count columns, where there is no header.
     first: Option<csv::ByteRecord>,
 }
 
-impl Rows {
+impl CsvRows {
     fn new(mut counted: Counted, config: &InputConfig) -> Self {
-        counted.limit = Some(MAX_RECORD as u64);
+        counted.limit_from_here();
         let reader = csv::ReaderBuilder::new()
             .delimiter(config.delimiter)
             .has_headers(config.has_header)
@@ -281,17 +282,13 @@ impl Rows {
         let names: Vec<String> = match self.has_header {
             true => {
                 let header = self.reader.byte_headers().context("the CSV header")?;
-                header
-                    .iter()
-                    .map(|name| String::from_utf8_lossy(name).into_owned())
-                    .collect()
+                let name = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                header.iter().map(name).collect()
             }
             false => {
                 let mut row = csv::ByteRecord::new();
-                let is_there = self
-                    .reader
-                    .read_byte_record(&mut row)
-                    .context("the first row")?;
+                let is_there = self.reader.read_byte_record(&mut row);
+                let is_there = is_there.context("the first row")?;
                 self.first = is_there.then_some(row.clone());
                 vec![String::new(); row.len()]
             }

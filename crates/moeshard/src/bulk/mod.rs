@@ -48,9 +48,9 @@ pub fn run(
     if let Some(name) = &options.prompt_name {
         ArgError::known_prompt("--prompt-name", name, info)?;
     }
-    let (mut rows, n_done) = Rows::open(&config.output, shape(info)?)?;
-    if n_done > 0 {
-        tracing::info!("continuing after {} rows", count(n_done));
+    let mut rows = Rows::open(&config.output, shape(info)?)?;
+    if rows.n_rows() > 0 {
+        tracing::info!("continuing after {} rows", count(rows.n_rows()));
     }
     let started = Instant::now();
     let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;

@@ -38,37 +38,40 @@ impl NpyWriter {
         })
     }
 
-    /// Continues a matrix after its last whole row, and says how many rows it has.
+    /// Continues a matrix after its last whole row.
     ///
     /// # Errors
     /// If the file is no matrix of float32 of this width; the error says what it is.
-    pub fn resume(mut file: File, width: usize) -> io::Result<(Self, u64)> {
+    pub fn resume(mut file: File, width: usize) -> io::Result<Self> {
         let len = file.metadata()?.len();
         if len < HEADER as u64 {
             check_torn(&mut file, width)?;
             file.set_len(0)?;
             file.seek(SeekFrom::Start(0))?;
-            return Ok((Self::create(file, width)?, 0));
+            return Self::create(file, width);
         }
         let mut found = vec![0; HEADER];
         file.read_exact(&mut found)?;
-        let shape = parse_header(&found).map_err(io::Error::other)?;
-        if shape.1 != width {
-            let reason = format!("its rows have {} numbers, this run's have {width}", shape.1);
+        let (_, found) = parse_header(&found).map_err(io::Error::other)?;
+        if found != width {
+            let reason = format!("its rows have {found} numbers, this run's have {width}");
             return Err(io::Error::other(reason));
         }
         let row = 4 * width as u64;
         let n_rows = (len - HEADER as u64) / row;
         file.set_len(HEADER as u64 + n_rows * row)?;
         file.seek(SeekFrom::End(0))?;
-        Ok((
-            Self {
-                file: BufWriter::new(file),
-                width,
-                n_rows,
-            },
+        Ok(Self {
+            file: BufWriter::new(file),
+            width,
             n_rows,
-        ))
+        })
+    }
+
+    /// Rows of the matrix, those of an earlier run included.
+    #[must_use]
+    pub fn n_rows(&self) -> u64 {
+        self.n_rows
     }
 
     /// Appends a row.
@@ -125,8 +128,7 @@ fn check_torn(file: &mut File, width: usize) -> io::Result<()> {
 }
 
 /// The header of a matrix `[n_rows, width]`.
-#[must_use]
-pub fn header(n_rows: u64, width: usize) -> Vec<u8> {
+fn header(n_rows: u64, width: usize) -> Vec<u8> {
     let dict =
         format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({n_rows}, {width}), }}");
     let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
@@ -138,7 +140,7 @@ pub fn header(n_rows: u64, width: usize) -> Vec<u8> {
     bytes
 }
 
-/// Rows and width of a matrix that [`header`] describes.
+/// Rows and width of a matrix that this program wrote.
 ///
 /// # Errors
 /// What is wrong with it.

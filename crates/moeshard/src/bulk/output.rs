@@ -82,54 +82,47 @@ enum Sink {
 }
 
 impl Rows {
-    /// Opens the output and says how many rows it already has.
+    /// Opens the output.
     ///
     /// # Errors
     /// If it exists and must not, or cannot be continued.
-    pub fn open(config: &OutputConfig, shape: RowShape) -> Result<(Self, u64)> {
+    pub fn open(config: &OutputConfig, shape: RowShape) -> Result<Self> {
         let Some(path) = &config.path else {
             let sink = Sink::Jsonl(BufWriter::new(Box::new(io::stdout())));
-            return Ok((
-                Self {
-                    sink,
-                    shape,
-                    n_rows: 0,
-                },
-                0,
-            ));
+            return Ok(Self {
+                sink,
+                shape,
+                n_rows: 0,
+            });
         };
         let name = path.display().to_string();
         let resumes = config.existing == Existing::Resume && path.exists();
         let mut file = open_file(path, config.existing).with_context(|| name.clone())?;
+        let cannot_continue = || format!("{name} cannot be continued");
         let (sink, n_rows) = match config.format {
-            OutputFormat::Npy if resumes => {
-                let resumed = NpyWriter::resume(file, shape.width());
-                let (writer, n_rows) =
-                    resumed.with_context(|| format!("{name} cannot be continued"))?;
+            OutputFormat::Npy => {
+                let writer = if resumes {
+                    NpyWriter::resume(file, shape.width()).with_context(cannot_continue)?
+                } else {
+                    NpyWriter::create(file, shape.width()).with_context(|| name.clone())?
+                };
+                let n_rows = writer.n_rows();
                 (Sink::Npy(writer), n_rows)
             }
-            OutputFormat::Npy => (
-                Sink::Npy(NpyWriter::create(file, shape.width()).with_context(|| name)?),
-                0,
-            ),
             OutputFormat::Jsonl => {
                 let n_rows = if resumes {
-                    resume::resume(&mut file, &shape)
-                        .with_context(|| format!("{name} cannot be continued"))?
+                    resume::resume(&mut file, &shape).with_context(cannot_continue)?
                 } else {
                     0
                 };
                 (Sink::Jsonl(BufWriter::new(Box::new(file))), n_rows)
             }
         };
-        Ok((
-            Self {
-                sink,
-                shape,
-                n_rows,
-            },
+        Ok(Self {
+            sink,
+            shape,
             n_rows,
-        ))
+        })
     }
 
     /// Appends the row of the next input.
@@ -141,27 +134,24 @@ impl Rows {
         self.n_rows += 1;
         let out = match &mut self.sink {
             Sink::Npy(writer) => {
-                return if let Ok(row) = row {
-                    writer.write_row(row)
-                } else {
-                    writer.write_nan()
+                return match row {
+                    Ok(row) => writer.write_row(row),
+                    Err(_) => writer.write_nan(),
                 };
             }
             Sink::Jsonl(out) => out,
         };
-        match (&self.shape, row) {
-            (RowShape::Embedding { .. }, row) => {
+        match &self.shape {
+            RowShape::Embedding { .. } => {
                 let (embedding, error) = (row.ok(), row.err());
-                serde_json::to_writer(
-                    &mut *out,
-                    &EmbeddingLine {
-                        index,
-                        embedding,
-                        error,
-                    },
-                )?;
+                let line = EmbeddingLine {
+                    index,
+                    embedding,
+                    error,
+                };
+                serde_json::to_writer(&mut *out, &line)?;
             }
-            (RowShape::Scores { labels, top_k }, row) => {
+            RowShape::Scores { labels, top_k } => {
                 serde_json::to_writer(&mut *out, &scores_line(index, row, labels, *top_k))?;
             }
         }
@@ -194,7 +184,7 @@ struct EmbeddingLine<'a> {
     error: Option<&'a str>,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct ScoresLine<'a> {
     index: u64,
     label: Option<&'a str>,
@@ -220,13 +210,10 @@ fn scores_line<'a>(
     let scores = match row {
         Ok(scores) => scores,
         Err(error) => {
-            let error = Some(error);
             return ScoresLine {
                 index,
-                label: None,
-                score: None,
-                scores: None,
-                error,
+                error: Some(error),
+                ..ScoresLine::default()
             };
         }
     };

@@ -8,7 +8,7 @@ use anyhow::{Result, bail, ensure};
 use moeshard_batcher::{Handle, Input, Options, SubmitError};
 use tokio::task::JoinHandle;
 
-use super::input::{Record, Records};
+use super::input::{Record, Records, Text};
 use super::output::Rows;
 use crate::display::count;
 use crate::progress::Progress;
@@ -63,8 +63,7 @@ pub async fn run(
     options: &Options,
     skip_errors: bool,
 ) -> Result<Summary> {
-    let n_done = rows.n_rows();
-    leave_out(records, n_done)?;
+    leave_out(records, rows.n_rows())?;
     let progress = Progress::new("running", records.total());
     let mut reader = ChunkReader {
         records,
@@ -159,11 +158,7 @@ fn launch(handle: Handle, chunk: Vec<Record>, options: Options) -> Flight {
 
 /// Runs the texts of a chunk together; if one of them is refused, each for itself, because the
 /// texts before it are to be answered all the same.
-async fn answer(
-    handle: Handle,
-    texts: Vec<Result<String, String>>,
-    options: Options,
-) -> Vec<Outcome> {
+async fn answer(handle: Handle, texts: Vec<Text>, options: Options) -> Vec<Outcome> {
     let inputs: Vec<Input> = texts.iter().flatten().cloned().map(Input::Text).collect();
     let outcomes = match handle.submit_all(inputs, &options).await {
         Ok(answers) => answers
@@ -183,11 +178,7 @@ async fn answer(
         .collect()
 }
 
-async fn one_by_one(
-    handle: &Handle,
-    texts: &[Result<String, String>],
-    options: &Options,
-) -> Vec<Outcome> {
+async fn one_by_one(handle: &Handle, texts: &[Text], options: &Options) -> Vec<Outcome> {
     let alone = |text: &String| {
         let (handle, options, input) = (handle.clone(), options.clone(), Input::Text(text.clone()));
         tokio::spawn(async move { handle.submit(input, &options).await })

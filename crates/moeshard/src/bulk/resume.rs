@@ -91,27 +91,20 @@ fn check_last(found: &Found, shape: &RowShape) -> Result<()> {
         n_rows - 1,
         index.map_or("none".to_owned(), |index| index.to_string()),
     );
-    let kind = match (last.get("embedding"), last.get("label")) {
+    let found_kind = match (last.get("embedding"), last.get("label")) {
         (Some(_), None) => "embeddings",
         (None, Some(_)) => "labels",
         _ => bail!("its line {n_rows} has neither an embedding nor a label"),
     };
-    match shape {
-        RowShape::Embedding { width } => {
-            ensure!(
-                kind == "embeddings",
-                "its rows are {kind}, this run's are embeddings"
-            );
-            check_width(&found.result, *width)
-        }
-        RowShape::Scores { .. } => {
-            ensure!(
-                kind == "labels",
-                "its rows are {kind}, this run's are labels"
-            );
-            Ok(())
-        }
-    }
+    let (kind, width) = match shape {
+        RowShape::Embedding { width } => ("embeddings", Some(*width)),
+        RowShape::Scores { .. } => ("labels", None),
+    };
+    ensure!(
+        found_kind == kind,
+        "its rows are {found_kind}, this run's are {kind}"
+    );
+    width.map_or(Ok(()), |width| check_width(&found.result, width))
 }
 
 /// Where every row is an error, any width will do.

@@ -24,14 +24,12 @@ const OPTIONAL: [&str; 4] = [
 ];
 
 /// The files to fetch.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Wanted {
     /// Everything but weights.
     pub(super) small: Vec<String>,
-    /// The list of shards, if the weights are in several files.
-    pub(super) index: Option<String>,
-    /// The weights, if they are in one file.
-    pub(super) weights: Vec<String>,
+    /// The weights, or the index of the shards that they are in.
+    pub(super) weights: &'static str,
     /// All names of the repository.
     all: BTreeSet<String>,
 }
@@ -56,39 +54,42 @@ impl Wanted {
         let weights = WEIGHTS.into_iter().find(|name| all.contains(*name));
         let weights = weights.ok_or_else(|| missing("model.safetensors or pytorch_model.bin"))?;
         let small = all.iter().filter(|name| is_small(name)).cloned().collect();
-        let is_index = weights.ends_with(".index.json");
         Ok(Self {
             small,
-            index: is_index.then(|| weights.to_owned()),
-            weights: if is_index {
-                Vec::new()
-            } else {
-                vec![weights.to_owned()]
-            },
+            weights,
             all,
         })
     }
 
-    /// The files that the index at `path` names.
+    /// The shards that the index in `dir` names; none if the weights are one file.
     ///
     /// # Errors
-    /// If it is no index, or names a file that the repository does not have.
-    pub(super) fn shards(&self, id: &str, path: &Path) -> Result<Vec<String>, HubError> {
+    /// If the index is malformed, or names a file that the repository does not have.
+    pub(super) fn shards(&self, id: &str, dir: &Path) -> Result<BTreeSet<String>, HubError> {
+        if !is_index(self.weights) {
+            return Ok(BTreeSet::new());
+        }
+        let path = dir.join(self.weights);
         let bad = |found: String| HubError::BadIndex {
             id: id.to_owned(),
-            path: path.to_owned(),
+            path: path.clone(),
             found,
         };
-        let shards = shard_names(path).map_err(bad)?;
+        let shards = shard_names(&path).map_err(bad)?;
         match shards.iter().find(|shard| !self.all.contains(*shard)) {
             Some(shard) => Err(bad(format!("the name {shard:?} of no file"))),
-            None => Ok(shards.into_iter().collect()),
+            None => Ok(shards),
         }
     }
 }
 
+/// Whether weights are in several files, which this one lists.
+fn is_index(weights: &str) -> bool {
+    weights.ends_with(".index.json")
+}
+
 /// The names of the files that an index maps tensors to.
-pub(super) fn shard_names(path: &Path) -> Result<BTreeSet<String>, String> {
+fn shard_names(path: &Path) -> Result<BTreeSet<String>, String> {
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     let index: Value = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
     let map = index.get("weight_map").and_then(Value::as_object);
@@ -103,12 +104,10 @@ pub(super) fn is_complete(dir: &Path) -> bool {
     let Some(weights) = WEIGHTS.into_iter().find(|name| has(name)) else {
         return false;
     };
-    let whole = match weights.ends_with(".index.json") {
-        true => shard_names(&dir.join(weights))
-            .is_ok_and(|shards| shards.iter().all(|shard| has(shard))),
-        false => true,
+    let has_shards = || {
+        shard_names(&dir.join(weights)).is_ok_and(|shards| shards.iter().all(|shard| has(shard)))
     };
-    whole && has("config.json")
+    has("config.json") && (!is_index(weights) || has_shards())
 }
 
 /// Files of sentence-transformers have fixed names, or one of two patterns; nothing else is
@@ -131,24 +130,22 @@ mod tests {
 
     #[test]
     fn one_form_of_the_weights_is_chosen() {
-        let check = |names: &[&str], weights: &[&str], index: Option<&str>| {
+        let check = |names: &[&str], weights: &str| {
             let mut all = vec!["config.json", "onnx/model.onnx", "README.md"];
             all.extend(names);
             let wanted = choose(&all).expect("a choice");
             assert_eq!(wanted.weights, weights);
-            assert_eq!(wanted.index.as_deref(), index);
             assert_eq!(wanted.small, ["config.json"]);
         };
         check(
             &["pytorch_model.bin", "model.safetensors"],
-            &["model.safetensors"],
-            None,
+            "model.safetensors",
         );
-        check(&["pytorch_model.bin"], &["pytorch_model.bin"], None);
+        check(&["pytorch_model.bin"], "pytorch_model.bin");
         let index = "model.safetensors.index.json";
-        check(&[index, "pytorch_model.bin"], &[], Some(index));
+        check(&[index, "pytorch_model.bin"], index);
         let index = "pytorch_model.bin.index.json";
-        check(&[index], &[], Some(index));
+        check(&[index], index);
     }
 
     #[test]

@@ -80,17 +80,17 @@ pub fn fetch(config: &HubConfig, id: &str, revision: &str) -> Result<HubModel, H
         });
     }
     let hub = Hub::new(config, id, revision)?;
-    match hub.info(cached.is_some()) {
-        Ok(info) => hub.download(&info, &snapshots),
-        Err(HubError::Unreachable { reason, .. }) if cached.is_some() => {
+    match (hub.info(cached.is_some()), cached) {
+        (Ok(info), _) => hub.download(&info, &snapshots),
+        (Err(HubError::Unreachable { reason, .. }), Some(model)) => {
             tracing::warn!(
                 id,
                 reason,
                 "the hub cannot be reached: using the copy in the cache"
             );
-            cached.ok_or_else(|| unreachable_hub(config, id, reason))
+            Ok(model)
         }
-        Err(error) => Err(error),
+        (Err(error), _) => Err(error),
     }
 }
 
@@ -150,10 +150,9 @@ impl<'a> Hub<'a> {
     /// Fetches what the snapshot lacks, then points the revision at it.
     fn download(&self, info: &RepoInfo, snapshots: &Snapshots) -> Result<HubModel, HubError> {
         if info.sha.is_empty() || !info.sha.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            let found = info.sha.clone();
             return Err(HubError::BadCommit {
                 id: self.id.into(),
-                found,
+                found: info.sha.clone(),
             });
         }
         let dir = snapshots.dir(&info.sha);
@@ -163,15 +162,9 @@ impl<'a> Hub<'a> {
         for file in &wanted.small {
             self.download_file(&repo, &dir, file)?;
         }
-        let weights = match &wanted.index {
-            Some(index) => {
-                self.download_file(&repo, &dir, index)?;
-                wanted.shards(self.id, &dir.join(index))?
-            }
-            None => wanted.weights.clone(),
-        };
-        for file in &weights {
-            self.download_file(&repo, &dir, file)?;
+        self.download_file(&repo, &dir, wanted.weights)?;
+        for shard in wanted.shards(self.id, &dir)? {
+            self.download_file(&repo, &dir, &shard)?;
         }
         snapshots.point(self.revision, &info.sha)?;
         Ok(HubModel {

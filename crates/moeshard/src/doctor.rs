@@ -10,12 +10,13 @@ use moeshard_tensor::cpu::Isa;
 
 use crate::display::size;
 use crate::machine;
+use crate::serve::DEFAULT_PORT;
 
 /// Flags of `moeshard doctor`.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct DoctorArgs {
     /// Port that a server would use
-    #[arg(long, value_name = "PORT", default_value_t = 3000)]
+    #[arg(long, value_name = "PORT", default_value_t = DEFAULT_PORT)]
     pub port: u16,
 }
 

@@ -11,7 +11,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let action = Cli::from_process().action;
-    logging::start(matches!(&action, Action::Serve(args) if args.json_output));
+    logging::start(matches!(&action, Action::Serve(args) if args.server.json_output));
     if matches!(action, Action::Serve(_)) {
         cli::warn_of_variables();
     }

@@ -12,6 +12,9 @@ use crate::batch_args::BatchArgs;
 use crate::model::{ModelArgs, ModelConfig};
 use crate::secret::Secret;
 
+/// Port that a server listens on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 3000;
+
 /// Name under which the text of `--default-prompt` is kept among the model's prompts.
 const DEFAULT_PROMPT: &str = "default";
 
@@ -43,84 +46,57 @@ pub struct ServeArgs {
     )]
     pub auto_truncate: bool,
 
+    /// Where to listen, and what to tell clients
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Where a server listens, whom it lets in, and what it tells them of the model.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Server")]
+pub struct ServerArgs {
     /// Address to listen on
-    #[arg(
-        long,
-        value_name = "IP",
-        default_value = "0.0.0.0",
-        help_heading = "Server"
-    )]
+    #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
     pub hostname: String,
 
     /// Port to listen on; 0 takes any that is free
-    #[arg(
-        long,
-        short,
-        value_name = "PORT",
-        default_value_t = 3000,
-        help_heading = "Server"
-    )]
+    #[arg(long, short, value_name = "PORT", default_value_t = DEFAULT_PORT)]
     pub port: u16,
 
     /// Longest request body, in bytes
-    #[arg(
-        long,
-        value_name = "BYTES",
-        default_value_t = 32_000_000,
-        help_heading = "Server"
-    )]
+    #[arg(long, value_name = "BYTES", default_value_t = 32_000_000)]
     pub payload_limit: usize,
 
     /// Most inputs of one request; those within are split over batches
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 65_536,
-        help_heading = "Server"
-    )]
+    #[arg(long, value_name = "N", default_value_t = 65_536)]
     pub max_client_batch_size: usize,
 
     /// Key that clients must send as `Authorization: Bearer KEY`
-    #[arg(
-        long,
-        value_name = "KEY",
-        hide_env_values = true,
-        help_heading = "Server"
-    )]
+    #[arg(long, value_name = "KEY", hide_env_values = true)]
     pub api_key: Option<Secret>,
 
     /// Origins that web pages may call from, separated by commas [default: any]
-    #[arg(
-        long,
-        value_name = "ORIGIN",
-        value_delimiter = ',',
-        help_heading = "Server"
-    )]
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_allow_origin: Vec<String>,
 
     /// Seconds that a shutdown waits for answers under way
-    #[arg(long, value_name = "S", default_value_t = 25, help_heading = "Server")]
+    #[arg(long, value_name = "S", default_value_t = 25)]
     pub shutdown_timeout: u64,
 
     /// Name under which clients know the model [default: its folder or hub id]
-    #[arg(long, value_name = "NAME", help_heading = "Server")]
+    #[arg(long, value_name = "NAME")]
     pub served_model_name: Option<String>,
 
     /// Text to put before each input
-    #[arg(
-        long,
-        value_name = "TEXT",
-        conflicts_with = "default_prompt_name",
-        help_heading = "Server"
-    )]
+    #[arg(long, value_name = "TEXT", conflicts_with = "default_prompt_name")]
     pub default_prompt: Option<String>,
 
     /// The model's prompt to put before each input
-    #[arg(long, value_name = "NAME", help_heading = "Server")]
+    #[arg(long, value_name = "NAME")]
     pub default_prompt_name: Option<String>,
 
     /// Log JSON objects
-    #[arg(long, help_heading = "Server")]
+    #[arg(long)]
     pub json_output: bool,
 
     /// Taken for the sake of scripts written for text-embeddings-inference, without effect: work
@@ -140,13 +116,15 @@ pub struct ServeConfig {
     pub address: SocketAddr,
     /// Limits and secrets of the server.
     pub http: HttpConfig,
-    /// What clients are told of the model.
-    pub told: Told,
+    /// What clients are told of the model, instead of what it says itself.
+    pub overrides: InfoOverrides,
+    /// Log JSON objects.
+    pub json_output: bool,
 }
 
 /// What clients are told of the model, instead of what it says itself.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
+pub struct InfoOverrides {
     /// Its name.
     pub name: Option<String>,
     /// Text put before each input.
@@ -155,8 +133,8 @@ pub struct Told {
     pub default_prompt_name: Option<String>,
 }
 
-impl Told {
-    /// Applies the wishes.
+impl InfoOverrides {
+    /// Puts them in place of what the model says.
     ///
     /// # Errors
     /// If the model has no prompt of the name.
@@ -184,33 +162,35 @@ impl TryFrom<ServeArgs> for ServeConfig {
         if let Some(n) = args.max_queue_tokens {
             batcher.max_queue_tokens = ArgError::at_least_one("--max-queue-tokens", n)?;
         }
-        let name = args.served_model_name;
+        let server = args.server;
+        let name = server.served_model_name;
         if name.as_ref().is_some_and(|name| name.trim().is_empty()) {
             return Err(ArgError::other(
                 "--served-model-name",
                 "must not be empty; leave it out for the model's own name",
             ));
         }
-        let payload_limit = ArgError::at_least_one("--payload-limit", args.payload_limit)?;
+        let payload_limit = ArgError::at_least_one("--payload-limit", server.payload_limit)?;
         let max_client_batch_size =
-            ArgError::at_least_one("--max-client-batch-size", args.max_client_batch_size)?;
+            ArgError::at_least_one("--max-client-batch-size", server.max_client_batch_size)?;
         Ok(Self {
             model: ModelConfig::try_from(args.model)?,
             batcher,
-            address: SocketAddr::new(ip(&args.hostname)?, args.port),
+            address: SocketAddr::new(ip(&server.hostname)?, server.port),
             http: HttpConfig {
                 payload_limit,
                 max_client_batch_size,
                 auto_truncate: args.auto_truncate,
-                api_key: args.api_key.as_ref().map(api_key).transpose()?,
-                cors_allow_origin: origins(&args.cors_allow_origin)?,
-                shutdown_timeout: Duration::from_secs(args.shutdown_timeout),
+                api_key: server.api_key.as_ref().map(api_key).transpose()?,
+                cors_allow_origin: origins(&server.cors_allow_origin)?,
+                shutdown_timeout: Duration::from_secs(server.shutdown_timeout),
             },
-            told: Told {
+            overrides: InfoOverrides {
                 name,
-                default_prompt: args.default_prompt,
-                default_prompt_name: args.default_prompt_name,
+                default_prompt: server.default_prompt,
+                default_prompt_name: server.default_prompt_name,
             },
+            json_output: server.json_output,
         })
     }
 }

@@ -8,7 +8,7 @@ mod greeting;
 mod signals;
 
 use std::future::pending;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,8 +18,9 @@ use moeshard_batcher::ModelSlot;
 use moeshard_http::AppState;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio::task::JoinError;
 
-pub use args::{ServeArgs, ServeConfig, Told};
+pub use args::{DEFAULT_PORT, InfoOverrides, ServeArgs, ServeConfig, ServerArgs};
 
 use crate::model;
 
@@ -28,21 +29,20 @@ use crate::model;
 /// # Errors
 /// If an argument is impossible, the port is taken, or the model cannot be loaded; one sentence.
 pub fn run(args: ServeArgs) -> Result<()> {
-    if args.max_concurrent_requests.is_some() {
+    if args.server.max_concurrent_requests.is_some() {
         tracing::warn!(
             "--max-concurrent-requests has no effect: work is limited by --max-queue-tokens"
         );
     }
-    let json = args.json_output;
     let config = ServeConfig::try_from(args)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;
-    let result = runtime.block_on(serve(config, json));
+    let result = runtime.block_on(serve(config));
     // What hangs in a system call must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
-async fn serve(config: ServeConfig, json: bool) -> Result<()> {
+async fn serve(config: ServeConfig) -> Result<()> {
     let listener = bind(config.address).await?;
     let address = listener.local_addr()?;
     let shutdown = signals::shutdown()?;
@@ -50,36 +50,38 @@ async fn serve(config: ServeConfig, json: bool) -> Result<()> {
     let slot = ModelSlot::new();
     let state = AppState::new(slot.clone(), config.http.clone());
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(moeshard_http::serve(listener, state, async {
+    let mut server = tokio::spawn(moeshard_http::serve(listener, state, async {
         // Without a word: loading failed, and the program ends with its reason.
         if stopped.await.is_err() {
             pending::<()>().await;
         }
     }));
     tracing::info!("listening on http://{address}, loading the model");
-    let loading = load(config, slot.clone(), address, json)?;
+    let loading = load(config, slot, address)?;
     tokio::pin!(shutdown);
     let worker = tokio::select! {
         // A signal during the load: nothing has been accepted, so nothing is waited for.
         () = &mut shutdown => return Ok(()),
         loaded = loading => loaded.context("loading was aborted")??,
     };
-    let mut server = server;
     tokio::select! {
         () = &mut shutdown => {}
         ended = &mut server => {
-            ended.context("the server panicked")?.context("the server stopped")?;
+            server_result(ended)?;
             bail!("the server stopped");
         }
     }
     let _ = stop.send(());
-    server
-        .await
-        .context("the server panicked")?
-        .context("the server stopped")?;
+    server_result(server.await)?;
     finish(&worker, timeout).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn server_result(ended: Result<io::Result<()>, JoinError>) -> Result<()> {
+    ended
+        .context("the server panicked")?
+        .context("the server stopped")
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener> {
@@ -104,11 +106,10 @@ fn load(
     config: ServeConfig,
     slot: ModelSlot,
     address: SocketAddr,
-    json: bool,
 ) -> Result<oneshot::Receiver<Result<JoinHandle<()>>>> {
     let (answer, loaded) = oneshot::channel();
     let job = move || {
-        let _ = answer.send(load_now(config, &slot, address, json));
+        let _ = answer.send(load_now(config, &slot, address));
     };
     std::thread::Builder::new()
         .name("loader".to_owned())
@@ -116,19 +117,15 @@ fn load(
     Ok(loaded)
 }
 
-fn load_now(
-    config: ServeConfig,
-    slot: &ModelSlot,
-    address: SocketAddr,
-    json: bool,
-) -> Result<JoinHandle<()>> {
+fn load_now(config: ServeConfig, slot: &ModelSlot, address: SocketAddr) -> Result<JoinHandle<()>> {
     let started = Instant::now();
     let opened = model::open(&config.model)?;
-    let told = config.told;
-    let adjust = |info: &mut _| told.apply(info).map_err(Into::into);
+    let overrides = config.overrides;
+    let adjust = |info: &mut _| overrides.apply(info).map_err(Into::into);
     let loaded = model::load(opened, &config.model.compute, config.batcher, adjust)?;
     slot.fill(loaded.handle.clone());
-    greeting::greet(loaded.handle.info(), address, started.elapsed(), json);
+    let (info, took) = (loaded.handle.info(), started.elapsed());
+    greeting::greet(info, address, took, config.json_output);
     Ok(loaded.worker)
 }
 

@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 
-use clap::{Command, FromArgMatches, Parser, Subcommand};
+use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{classify, doctor, embed, inspect, serve, verify};
 
@@ -41,10 +41,9 @@ pub enum Action {
 
 /// Variables of text-embeddings-inference and of the Hugging Face hub, by flag. `HOSTNAME` is left
 /// out: containers set it to their own name.
-const FOREIGN: [(&str, &[&str]); 20] = [
+const FOREIGN: [(&str, &[&str]); 19] = [
     ("model", &["MODEL_ID"]),
     ("revision", &["REVISION"]),
-    ("hub_cache", &["HUGGINGFACE_HUB_CACHE"]),
     (
         "hf_token",
         &["HF_TOKEN", "HF_API_TOKEN", "HUGGING_FACE_HUB_TOKEN"],
@@ -80,7 +79,6 @@ impl Cli {
 /// The commands, with a variable for each flag. `is_set` says which variables there are.
 #[must_use]
 pub fn command(is_set: &dyn Fn(&str) -> bool) -> Command {
-    use clap::CommandFactory;
     Cli::command().mut_subcommands(|action| {
         let is_serve = action.get_name() == "serve";
         action.mut_args(|arg| {
@@ -124,7 +122,7 @@ fn variable(id: &str, is_serve: bool, is_set: &dyn Fn(&str) -> bool) -> String {
     if is_set(&own) {
         return own;
     }
-    let of_the_hub = ["model", "hub_cache", "hf_token"].contains(&id);
+    let of_the_hub = ["model", "hf_token"].contains(&id);
     let foreign = FOREIGN
         .iter()
         .filter(|(flag, _)| *flag == id && (is_serve || of_the_hub));

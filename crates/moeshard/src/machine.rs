@@ -120,7 +120,8 @@ pub fn is_offline() -> bool {
     )
 }
 
-/// Where `huggingface_hub` keeps models on this machine.
+/// Where `huggingface_hub` keeps models on this machine. Its old name comes first, because
+/// text-embeddings-inference knows no other.
 #[must_use]
 pub fn hub_cache_dir() -> PathBuf {
     let dir = |name: &str| {
@@ -129,8 +130,8 @@ pub fn hub_cache_dir() -> PathBuf {
             .map(PathBuf::from)
     };
     let cache = dir("XDG_CACHE_HOME").or_else(|| dir("HOME").map(|home| home.join(".cache")));
-    dir("HF_HUB_CACHE")
-        .or_else(|| dir("HUGGINGFACE_HUB_CACHE"))
+    dir("HUGGINGFACE_HUB_CACHE")
+        .or_else(|| dir("HF_HUB_CACHE"))
         .or_else(|| dir("HF_HOME").map(|home| home.join("hub")))
         .unwrap_or_else(|| cache.unwrap_or_else(env::temp_dir).join("huggingface/hub"))
 }

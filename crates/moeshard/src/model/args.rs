@@ -35,7 +35,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "RULE")]
     pub pooling: Option<String>,
 
-    /// Longest sequence in tokens; the model's own limit cannot be exceeded
+    /// Longest sequence in tokens, up to the positions of the model [default: what the model says]
     #[arg(long, value_name = "N")]
     pub max_length: Option<usize>,
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use moeshard_encoder::model::Model;
 
 use super::builtin;
@@ -69,15 +69,12 @@ fn apply(config: &ModelConfig, model: &mut Model) -> Result<()> {
         model.settings.pooling = pooling;
     }
     if let Some(max_length) = config.max_length {
-        let own = model.settings.max_length;
-        anyhow::ensure!(
-            max_length <= own
-                || model
-                    .spec
-                    .max_positions
-                    .is_none_or(|most| max_length <= most),
-            "--max-length {max_length} is above what the model takes, {own}"
-        );
+        if let Some(most) = model.spec.max_positions {
+            ensure!(
+                max_length <= most,
+                "--max-length {max_length} is above what the model takes, {most}"
+            );
+        }
         model.settings.max_length = max_length;
     }
     Ok(())

@@ -3,8 +3,8 @@
 use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::{ShardPlan, Strategy};
 use moeshard_encoder::spec::{
-    DenseFfnSpec, EmbeddingSpec, EncoderSpec, ExpertsSpec, FfnSpec, HeadSpec, LinearSpec, NormSpec,
-    PositionEmbedding,
+    DenseFfnSpec, EmbeddingSpec, EncoderSpec, ExpertSpec, ExpertsSpec, FfnSpec, HeadSpec,
+    LinearSpec, NormSpec, PositionEmbedding,
 };
 use moeshard_tensor::dtype::DType;
 
@@ -79,13 +79,23 @@ impl Parameters {
     }
 }
 
-/// Parameters of experts that a rank holds.
-#[must_use]
-pub fn expert_parameters(spec: &EncoderSpec, plan: ShardPlan) -> u64 {
+/// Parameters of experts that each rank holds.
+fn expert_parameters(
+    spec: &EncoderSpec,
+    strategy: Strategy,
+    world_size: usize,
+) -> impl Iterator<Item = u64> {
     let d_model = spec.d_model as u64;
-    spec.expert_layers()
-        .map(|(_, layer)| experts(layer, d_model, plan))
-        .sum()
+    let of_rank = move |rank| {
+        let plan = ShardPlan {
+            strategy,
+            rank,
+            world_size,
+        };
+        let layers = spec.expert_layers();
+        layers.map(|(_, layer)| experts(layer, d_model, plan)).sum()
+    };
+    (0..world_size).map(of_rank)
 }
 
 /// Weights of the rank that holds most, in bytes; `Err` says why the layout is impossible.
@@ -100,20 +110,18 @@ pub fn largest_rank(
     world_size: usize,
     dtype: DType,
 ) -> Result<u64, String> {
-    let plan = |rank| ShardPlan {
-        strategy,
-        rank,
-        world_size,
-    };
     for (_, layer) in spec.expert_layers() {
-        plan(0).check(layer.experts.len(), layer.d_ff)?;
+        let plan = ShardPlan {
+            strategy,
+            rank: 0,
+            world_size,
+        };
+        plan.check(layer.experts.len(), layer.d_ff)?;
     }
     let n = Parameters::of(spec);
     let exact = n.routers + n.norms;
     let common = n.total() - n.experts - exact;
-    let most = (0..world_size)
-        .map(|rank| expert_parameters(spec, plan(rank)))
-        .max();
+    let most = expert_parameters(spec, strategy, world_size).max();
     Ok((common + most.unwrap_or(0)) * dtype.size() as u64 + exact * 4)
 }
 
@@ -121,14 +129,7 @@ pub fn largest_rank(
 #[must_use]
 pub fn bytes_to_read(model: &Model, strategy: Strategy, world_size: usize) -> u64 {
     let n = Parameters::of(&model.spec);
-    let plan = |rank| ShardPlan {
-        strategy,
-        rank,
-        world_size,
-    };
-    let expert_reads: u64 = (0..world_size)
-        .map(|rank| expert_parameters(&model.spec, plan(rank)))
-        .sum();
+    let expert_reads: u64 = expert_parameters(&model.spec, strategy, world_size).sum();
     let common = (n.total() - n.experts) * world_size as u64;
     (common + expert_reads) * model.settings.weights_dtype.size() as u64
 }
@@ -166,7 +167,7 @@ fn head(spec: &HeadSpec) -> u64 {
 /// Parameters of a layer's experts that the plan's rank holds; the bias they share counts on each.
 fn experts(layer: &ExpertsSpec, d_model: u64, plan: ShardPlan) -> u64 {
     let n_experts = layer.experts.len();
-    let of_expert = |(expert_idx, expert): (usize, &moeshard_encoder::spec::ExpertSpec)| {
+    let of_expert = |(expert_idx, expert): (usize, &ExpertSpec)| {
         let units = plan.hidden_units(expert_idx, n_experts, layer.d_ff).len() as u64;
         let holds = u64::from(units > 0);
         let biases = units * u64::from(expert.b_in.is_some())

@@ -118,8 +118,7 @@ pub fn describe(model: &Model, compute: &ComputeConfig) -> ModelInfo {
 }
 
 /// The name that a client knows a pooling by.
-#[must_use]
-pub fn pooling_name(pooling: Pooling) -> &'static str {
+fn pooling_name(pooling: Pooling) -> &'static str {
     match pooling {
         Pooling::Cls => "cls",
         Pooling::Mean => "mean",

@@ -43,6 +43,12 @@ impl Step {
             agreement: None,
         }
     }
+
+    fn see(&mut self, worst: Worst) {
+        if worst.relative > self.worst.relative {
+            self.worst = worst;
+        }
+    }
 }
 
 /// All steps of a model, over all sequences.
@@ -68,7 +74,7 @@ impl Comparison {
         &self.steps
     }
 
-    /// The largest error of all steps; NaN counts as infinite.
+    /// The largest error of all steps.
     pub(super) fn worst(&self) -> f64 {
         self.steps
             .iter()
@@ -84,13 +90,15 @@ impl Comparison {
         }
     }
 
-    /// Compares what comes after the layers.
-    pub(super) fn last(&mut self, name: &str, seq: usize, found: &[f32], want: &[f32]) {
-        let width = if name == "logits" {
-            want.len().max(1)
-        } else {
-            self.d_model
-        };
+    /// Compares what comes after the layers, in rows of `width`.
+    pub(super) fn last(
+        &mut self,
+        name: &str,
+        seq: usize,
+        width: usize,
+        found: &[f32],
+        want: &[f32],
+    ) {
         let worst = worst(seq, width, found, want);
         match self.steps.iter_mut().find(|step| step.name == name) {
             Some(step) => step.see(worst),
@@ -121,14 +129,7 @@ impl Comparison {
     }
 }
 
-impl Step {
-    fn see(&mut self, worst: Worst) {
-        if worst.relative > self.worst.relative {
-            self.worst = worst;
-        }
-    }
-}
-
+/// What is not finite, on either side, counts as an infinite error.
 fn worst(seq: usize, width: usize, found: &[f32], want: &[f32]) -> Worst {
     if found.len() != want.len() {
         return Worst {
@@ -141,19 +142,13 @@ fn worst(seq: usize, width: usize, found: &[f32], want: &[f32]) -> Worst {
     let largest = want
         .iter()
         .fold(0.0_f64, |most, &x| most.max(f64::from(x).abs()));
-    let difference = |(&a, &b): (&f32, &f32)| {
-        let difference = (f64::from(a) - f64::from(b)).abs();
-        if difference.is_nan() {
-            f64::INFINITY
-        } else {
-            difference
-        }
-    };
+    let or_infinite = |x: f64| if x.is_nan() { f64::INFINITY } else { x };
+    let difference = |(&a, &b): (&f32, &f32)| or_infinite((f64::from(a) - f64::from(b)).abs());
     let differences = found.iter().zip(want).map(difference).enumerate();
     let (i, most) = differences
         .max_by(|a, b| a.1.total_cmp(&b.1))
         .unwrap_or((0, 0.0));
-    let relative = most / largest.max(f64::MIN_POSITIVE);
+    let relative = or_infinite(most / largest.max(f64::MIN_POSITIVE));
     Worst {
         relative,
         seq,
@@ -184,5 +179,9 @@ mod tests {
             f64::INFINITY
         );
         assert_eq!(worst(0, 2, &[1.0], &[1.0, 0.0]).relative, f64::INFINITY);
+        for found in [f32::INFINITY, 1.0] {
+            let worst = worst(0, 2, &[0.0, found], &[0.0, f32::INFINITY]);
+            assert_eq!((worst.relative, worst.dim), (f64::INFINITY, 1));
+        }
     }
 }

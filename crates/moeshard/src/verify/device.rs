@@ -1,7 +1,7 @@
 //! Runs sequences on the ranks and keeps what every layer gives.
 
 use std::ops::Range;
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
@@ -45,7 +45,7 @@ pub(super) fn run(
     let placed = place(&lengths, compute.n_ranks);
     let n_tokens = |seqs: &Vec<usize>| seqs.iter().map(|&seq| lengths[seq]).sum();
     let n_tokens_per_rank: Vec<usize> = placed.iter().map(n_tokens).collect();
-    let results: Vec<Result<Vec<Trace>, EncoderError>> = thread::scope(|scope| {
+    let results: Vec<thread::Result<_>> = thread::scope(|scope| {
         let start = |(collective, seqs): (Box<dyn Collective>, &Vec<usize>)| {
             let sequences: Vec<&[u32]> = seqs.iter().map(|&s| sequences[s].as_slice()).collect();
             let counts = &n_tokens_per_rank;
@@ -56,15 +56,13 @@ pub(super) fn run(
             .zip(&placed)
             .map(start)
             .collect();
-        ranks
-            .into_iter()
-            .map(|rank| rank.join().unwrap_or_else(|_| Ok(Vec::new())))
-            .collect()
+        ranks.into_iter().map(ScopedJoinHandle::join).collect()
     });
     let mut traces = vec![Trace::default(); sequences.len()];
     for (rank, (seqs, result)) in placed.iter().zip(results).enumerate() {
-        let result = result.map_err(|error| anyhow!("rank {rank}: {error}"))?;
-        for (&seq, trace) in seqs.iter().zip(result) {
+        let result = result.map_err(|_| anyhow!("rank {rank} panicked"))?;
+        let of_rank = result.map_err(|error| anyhow!("rank {rank}: {error}"))?;
+        for (&seq, trace) in seqs.iter().zip(of_rank) {
             traces[seq] = trace;
         }
     }

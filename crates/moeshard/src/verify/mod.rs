@@ -109,16 +109,13 @@ fn compare_all(
                 comparison.routing(*layer_idx, found, want);
             }
         }
-        comparison.last("final norm", seq, &trace.hidden, &want.hidden);
-        comparison.last(
-            "pooled",
-            seq,
-            &trace.pooled,
-            &reference.pool(&want.hidden, pooling)?,
-        );
-        if let Some(logits) = &trace.logits {
+        let d_model = model.spec.d_model;
+        comparison.last("final norm", seq, d_model, &trace.hidden, &want.hidden);
+        let pooled = reference.pool(&want.hidden, pooling)?;
+        comparison.last("pooled", seq, d_model, &trace.pooled, &pooled);
+        if let Some(found) = &trace.logits {
             let want = reference.logits(&want.hidden, pooling)?;
-            comparison.last("logits", seq, logits, &want);
+            comparison.last("logits", seq, want.len().max(1), found, &want);
         }
     }
     Ok(comparison)

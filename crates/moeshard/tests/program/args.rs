@@ -5,7 +5,7 @@ use moeshard::arg_error::ArgError;
 use moeshard::cli::{Action, Cli};
 use moeshard::serve::{ServeArgs, ServeConfig};
 
-use crate::support::{fails, golden, model, run, said, succeeds};
+use crate::support::{fails, golden, model, shown, succeeds, text};
 
 fn serve_args(args: &[&str]) -> ServeArgs {
     let cli = Cli::try_parse_from(["moeshard", "serve"].iter().chain(args)).expect("flags");
@@ -124,8 +124,7 @@ fn possible_values_are_taken_as_they_are_meant() {
 #[test]
 fn the_built_in_model_has_the_parameters_of_its_card() {
     let card = include_str!("../../../../models/mini/README.md");
-    let shown = succeeds(&["inspect"]).stdout;
-    let shown = String::from_utf8_lossy(&shown).into_owned();
+    let shown = shown(&succeeds(&["inspect"]));
     assert!(
         card.contains("9,963,213") && shown.contains("9,963,213"),
         "{shown}"
@@ -205,7 +204,7 @@ fn secrets_are_not_shown() {
 #[test]
 fn layouts_that_a_model_does_not_allow_are_named_with_both_numbers() {
     let folder = model("nomic_moe");
-    let path = folder.path().to_str().expect("a path");
+    let path = text(folder.path());
     fails(
         &["verify", "--model", path, "--ranks", "41"],
         "d_ff 40 cannot be split over 41 ranks",
@@ -224,7 +223,7 @@ fn layouts_that_a_model_does_not_allow_are_named_with_both_numbers() {
     );
     fails(
         &["verify", "--model", path, "--max-length", "65"],
-        "--max-length 65 is above",
+        "--max-length 65 is above what the model takes, 64",
     );
 }
 
@@ -232,15 +231,14 @@ fn layouts_that_a_model_does_not_allow_are_named_with_both_numbers() {
 fn a_model_is_verified_at_any_world_size() {
     for name in ["nomic_moe", "switch", "nllb_moe", "bert_classify"] {
         let path = golden(name);
-        let path = path.to_str().expect("a path");
+        let path = text(&path);
         for args in [
             &["--ranks", "1"][..],
             &["--ranks", "3"],
             &["--ranks", "2", "--experts", "parallel"],
         ] {
             let args = [&["verify", "--model", path], args].concat();
-            let output = succeeds(&args);
-            let table = String::from_utf8_lossy(&output.stdout).into_owned();
+            let table = shown(&succeeds(&args));
             assert!(
                 table.contains("final norm") && table.contains("every error"),
                 "{table}"
@@ -248,14 +246,9 @@ fn a_model_is_verified_at_any_world_size() {
         }
     }
     let path = golden("nomic_moe");
+    let path = text(&path);
     fails(
-        &[
-            "verify",
-            "--model",
-            path.to_str().expect("a path"),
-            "--tolerance",
-            "1e-12",
-        ],
+        &["verify", "--model", path, "--tolerance", "1e-12"],
         "above the tolerance of 1.0e-12",
     );
     let capacity = [
@@ -267,33 +260,28 @@ fn a_model_is_verified_at_any_world_size() {
         "0.5",
     ];
     fails(
-        &[
-            &["verify", "--model", path.to_str().expect("a path")],
-            &capacity[..],
-        ]
-        .concat(),
+        &[&["verify", "--model", path], &capacity[..]].concat(),
         "--experts capacity drops tokens that the reference keeps",
     );
 }
 
 #[test]
 fn inspect_and_doctor_say_what_there_is() {
-    let folder = golden("nomic_moe");
-    let path = folder.to_str().expect("a path");
-    let shown = succeeds(&["inspect", "--model", path]).stdout;
-    let shown = String::from_utf8_lossy(&shown).into_owned();
+    let inspected = shown(&succeeds(&[
+        "inspect",
+        "--model",
+        text(&golden("nomic_moe")),
+    ]));
     for expect in [
         "experts      5, d_ff 40",
         "top_k        2",
         "float32",
         "none (no tokenizer.json)",
     ] {
-        assert!(shown.contains(expect), "{shown}");
+        assert!(inspected.contains(expect), "{inspected}");
     }
-    let shown = run(&["doctor", "--port", "0"]);
-    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
-    assert!(shown.status.success(), "{}", said(&shown));
+    let machine = shown(&succeeds(&["doctor", "--port", "0"]));
     for expect in ["NVIDIA driver", "NCCL", "no CUDA engine yet", "would use"] {
-        assert!(text.contains(expect), "{text}");
+        assert!(machine.contains(expect), "{machine}");
     }
 }

@@ -1,13 +1,13 @@
 //! Bulk files: forms, order, resumption, errors.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use moeshard::bulk::npy::{HEADER, parse_header};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{fails, model, program, said, succeeds};
+use crate::support::{fails, model, program, said, succeeds, text};
 
 /// A folder with a model and files beside it.
 struct Desk {
@@ -44,7 +44,6 @@ impl Desk {
 
     /// The arguments of `action` from one file of the desk to another.
     fn args<'a>(&'a self, action: &'a str, io: &'a [PathBuf; 2], more: &[&'a str]) -> Vec<&'a str> {
-        let text = |path: &'a Path| path.to_str().expect("a path");
         let mut args = vec![action, "--model", text(self.model.path())];
         args.extend(["--input", text(&io[0]), "--output", text(&io[1])]);
         args.extend(more);
@@ -435,7 +434,7 @@ fn impossible_files_are_named() {
         "in.csv",
         "o.jsonl",
         &["--column", "x"],
-        "has no column `x`; it has 2: id, body",
+        "in.csv: the CSV file has no column `x`; it has 2: id, body",
     );
     check(
         "in.csv",

@@ -1,7 +1,7 @@
 //! A hub of one model on a local port: as much of the protocol as the client uses.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -73,10 +73,10 @@ fn answer(mut stream: TcpStream, state: &State) {
     };
     state.seen.lock().expect("a lock").push(seen.clone());
     let _ = match seen.path.strip_prefix("/api/models/owner/tiny/revision/") {
-        Some("main" | COMMIT) => send(&mut stream, "200 OK", "", &description(state)),
-        Some(_) => send(&mut stream, "404 Not Found", "", b"{}"),
+        Some("main" | COMMIT) => send(&mut stream, "200 OK", &description(state)),
+        Some(_) => send(&mut stream, "404 Not Found", b"{}"),
         None if seen.path.starts_with("/api/models/private") => {
-            send(&mut stream, "401 Unauthorized", "", b"{}")
+            send(&mut stream, "401 Unauthorized", b"{}")
         }
         None => send_file(&mut stream, state, &seen),
     };
@@ -114,29 +114,31 @@ fn description(state: &State) -> Vec<u8> {
         .into_bytes()
 }
 
-fn send(stream: &mut TcpStream, status: &str, headers: &str, body: &[u8]) -> std::io::Result<()> {
-    let n = body.len();
-    write!(
-        stream,
-        "HTTP/1.1 {status}\r\nContent-Length: {n}\r\nConnection: close\r\n{headers}\r\n"
-    )?;
+fn send(stream: &mut TcpStream, status: &str, body: &[u8]) -> io::Result<()> {
+    send_head(stream, status, "", body.len())?;
     stream.write_all(body)
 }
 
-fn send_file(stream: &mut TcpStream, state: &State, seen: &Seen) -> std::io::Result<()> {
+fn send_head(stream: &mut TcpStream, status: &str, headers: &str, n: usize) -> io::Result<()> {
+    let head =
+        format!("HTTP/1.1 {status}\r\nContent-Length: {n}\r\nConnection: close\r\n{headers}\r\n");
+    stream.write_all(head.as_bytes())
+}
+
+fn send_file(stream: &mut TcpStream, state: &State, seen: &Seen) -> io::Result<()> {
     let name = seen
         .path
         .strip_prefix(&format!("/owner/tiny/resolve/{COMMIT}/"));
     let Some((name, bytes)) = name.and_then(|name| state.files.get_key_value(name)) else {
-        return send(stream, "404 Not Found", "", b"");
+        return send(stream, "404 Not Found", b"");
     };
     if state.gated.load(Ordering::SeqCst) {
-        return send(stream, "403 Forbidden", "", b"");
+        return send(stream, "403 Forbidden", b"");
     }
     let from = seen.from.unwrap_or(0);
     let to = seen.to.map_or(bytes.len(), |to| bytes.len().min(to + 1));
     if from >= bytes.len() {
-        return send(stream, "416 Range Not Satisfiable", "", b"");
+        return send(stream, "416 Range Not Satisfiable", b"");
     }
     let part = &bytes[from..to];
     let headers = format!(
@@ -153,9 +155,6 @@ fn send_file(stream: &mut TcpStream, state: &State, seen: &Seen) -> std::io::Res
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take_one)
             .is_ok();
     let n = part.len();
-    let head = format!(
-        "HTTP/1.1 206 Partial Content\r\nContent-Length: {n}\r\nConnection: close\r\n{headers}\r\n"
-    );
-    stream.write_all(head.as_bytes())?;
+    send_head(stream, "206 Partial Content", &headers, n)?;
     stream.write_all(if cuts { &part[..n / 2] } else { part })
 }

@@ -10,7 +10,7 @@ use moeshard::secret::Secret;
 use tempfile::TempDir;
 
 use crate::fake_hub::{COMMIT, FakeHub};
-use crate::support::{model, program, said};
+use crate::support::{model, program, said, shown};
 
 /// The files of a golden model, with some that nobody needs.
 fn files() -> BTreeMap<String, Vec<u8>> {
@@ -21,15 +21,12 @@ fn files() -> BTreeMap<String, Vec<u8>> {
         "model.safetensors",
         "tokenizer.json",
         "modules.json",
+        "1_Pooling/config.json",
     ];
     let mut files: BTreeMap<String, Vec<u8>> = names
         .iter()
         .map(|name| ((*name).to_owned(), read(name)))
         .collect();
-    files.insert(
-        "1_Pooling/config.json".to_owned(),
-        read("1_Pooling/config.json"),
-    );
     files.insert("README.md".to_owned(), b"# Tiny".to_vec());
     files.insert("pytorch_model.bin".to_owned(), vec![0; 1000]);
     files
@@ -46,13 +43,17 @@ fn config(hub: &FakeHub, cache: &TempDir) -> HubConfig {
 }
 
 fn has_all(dir: &Path) -> bool {
-    let want = files();
-    let wanted = want
+    let mut needed = files();
+    needed.retain(|name, _| name != "README.md" && name != "pytorch_model.bin");
+    needed
         .iter()
-        .filter(|(name, _)| *name != "README.md" && *name != "pytorch_model.bin");
-    wanted
-        .into_iter()
         .all(|(name, bytes)| fs::read(dir.join(name)).is_ok_and(|b| b == *bytes))
+}
+
+/// Where each download of the weights started.
+fn starts(hub: &FakeHub) -> Vec<Option<usize>> {
+    let downloads = hub.downloads("model.safetensors");
+    downloads.iter().map(|seen| seen.from).collect()
 }
 
 #[test]
@@ -96,14 +97,9 @@ fn a_cut_download_is_resumed_within_the_run() {
     let fetched = fetch(&config, "owner/tiny", "main").expect("a model");
     assert!(has_all(&fetched.dir));
     let size = files()["model.safetensors"].len();
-    let from: Vec<_> = hub
-        .downloads("model.safetensors")
-        .iter()
-        .map(|seen| seen.from)
-        .collect();
     let second = size / 2;
     let third = second + (size - second) / 2;
-    assert_eq!(from, [Some(0), Some(second), Some(third)]);
+    assert_eq!(starts(&hub), [Some(0), Some(second), Some(third)]);
 }
 
 #[test]
@@ -129,12 +125,7 @@ fn a_cut_download_is_resumed_by_the_next_run_and_then_works_offline() {
     let fetched = fetch(&config, "owner/tiny", "main").expect("a model");
     assert!(has_all(&fetched.dir));
     let size = files()["model.safetensors"].len();
-    let from: Vec<_> = hub
-        .downloads("model.safetensors")
-        .iter()
-        .map(|seen| seen.from)
-        .collect();
-    assert_eq!(from, [Some(0), Some(size / 2)]);
+    assert_eq!(starts(&hub), [Some(0), Some(size / 2)]);
 
     // Without the hub, from the cache.
     assert_eq!(fetch(&gone, "owner/tiny", "main").expect("a copy"), fetched);
@@ -247,7 +238,7 @@ fn the_program_takes_the_hub_from_the_environment() {
         let said = said(&output);
         assert!(output.status.success(), "{said}");
         assert!(!said.contains("s3cret"), "{said}");
-        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        let shown = shown(&output);
         assert!(
             shown.contains("owner/tiny") && shown.contains(COMMIT),
             "{shown}"

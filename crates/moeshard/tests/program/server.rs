@@ -3,11 +3,12 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{fails, golden, model, program, said};
+use crate::support::{fails, model, program, said, text};
 
 /// A server that is stopped when it is dropped.
 struct Server {
@@ -79,9 +80,7 @@ impl Server {
 
     fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
-        let sent = std::process::Command::new("kill")
-            .args(["-s", name, &id])
-            .status();
+        let sent = Command::new("kill").args(["-s", name, &id]).status();
         assert!(sent.expect("kill").success());
     }
 }
@@ -107,16 +106,9 @@ fn the_built_in_model_embeds_and_classifies() {
 
 #[test]
 fn a_signal_lets_accepted_work_finish() {
-    let folder = golden("nomic_moe");
-    let folder = model(
-        folder
-            .file_name()
-            .expect("a name")
-            .to_str()
-            .expect("a name"),
-    );
+    let folder = model("nomic_moe");
     for name in ["TERM", "INT"] {
-        let mut server = Server::start(&["--model", folder.path().to_str().expect("a path")]);
+        let mut server = Server::start(&["--model", text(folder.path())]);
         server.wait_until_ready();
         let inputs = vec!["some words of a longer text".repeat(3); 3000];
         let body = serde_json::json!({ "inputs": inputs }).to_string();
@@ -184,10 +176,10 @@ fn a_port_in_use_is_named() {
 
 #[test]
 fn a_model_that_cannot_be_loaded_ends_the_program() {
-    let check = |break_it: &dyn Fn(&std::path::Path), expect: &str| {
+    let check = |break_it: &dyn Fn(&Path), expect: &str| {
         let folder = model("nomic_moe");
         break_it(folder.path());
-        let path = folder.path().to_str().expect("a path");
+        let path = text(folder.path());
         fails(
             &[
                 "serve",
@@ -201,9 +193,8 @@ fn a_model_that_cannot_be_loaded_ends_the_program() {
             expect,
         );
     };
-    let remove = |name: &'static str| {
-        move |dir: &std::path::Path| fs::remove_file(dir.join(name)).expect(name)
-    };
+    let remove =
+        |name: &'static str| move |dir: &Path| fs::remove_file(dir.join(name)).expect(name);
     check(
         &remove("config.json"),
         "config.json: expected a file of this name, found none",
@@ -214,7 +205,7 @@ fn a_model_that_cannot_be_loaded_ends_the_program() {
     );
     check(&remove("model.safetensors"), "model.safetensors");
     let write = |name: &'static str, contents: &'static str| {
-        move |dir: &std::path::Path| fs::write(dir.join(name), contents).expect(name)
+        move |dir: &Path| fs::write(dir.join(name), contents).expect(name)
     };
     check(&write("tokenizer.json", "{}"), "tokenizer.json");
     check(
@@ -222,14 +213,14 @@ fn a_model_that_cannot_be_loaded_ends_the_program() {
         "expected one of",
     );
     check(&write("model.safetensors", "garbage"), "model.safetensors");
-    let truncate = |dir: &std::path::Path| {
+    let truncate = |dir: &Path| {
         let path = dir.join("model.safetensors");
         let bytes = fs::read(&path).expect("weights");
         fs::write(&path, &bytes[..bytes.len() - 100]).expect("weights");
     };
     check(&truncate, "model.safetensors");
     let prompt = model("nomic_moe");
-    let path = prompt.path().to_str().expect("a path");
+    let path = text(prompt.path());
     fails(
         &[
             "serve",
@@ -247,7 +238,7 @@ fn a_model_that_cannot_be_loaded_ends_the_program() {
 #[test]
 fn the_key_is_asked_for_and_never_logged() {
     let folder = model("nomic_moe");
-    let path = folder.path().to_str().expect("a path");
+    let path = text(folder.path());
     let server = Server::start(&["--model", path, "--api-key", "s3cret", "--json-output"]);
     server.wait_until_ready();
     assert_eq!(server.post("/embed", r#"{"inputs":"hello"}"#).0, 401);

@@ -25,10 +25,8 @@ pub(crate) fn golden(name: &str) -> PathBuf {
 }
 
 fn copy(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from)
-        .expect("a golden")
-        .map(|entry| entry.expect("an entry"))
-    {
+    for entry in fs::read_dir(from).expect("a golden") {
+        let entry = entry.expect("an entry");
         let target = to.join(entry.file_name());
         if entry.path().is_dir() {
             fs::create_dir(&target).expect("a folder");
@@ -47,8 +45,18 @@ pub(crate) fn program(args: &[&str]) -> Command {
 }
 
 /// Runs the program to its end.
-pub(crate) fn run(args: &[&str]) -> Output {
+fn run(args: &[&str]) -> Output {
     program(args).output().expect("the program runs")
+}
+
+/// A path as an argument.
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().expect("a path")
+}
+
+/// What the program showed on standard output.
+pub(crate) fn shown(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// What the program said on standard error.
@@ -56,7 +64,7 @@ pub(crate) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Runs the program, which must fail with one line that ends like this.
+/// Runs the program, which must fail; the last line it says must contain `expect`.
 pub(crate) fn fails(args: &[&str], expect: &str) {
     let output = run(args);
     let said = said(&output);

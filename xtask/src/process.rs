@@ -55,6 +55,7 @@ pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// What is said of a command that does not exist or may not be run.
 pub(crate) fn cannot_start(command: &Command) -> String {
     format!("cannot start {}", command.get_program().display())
 }

@@ -65,17 +65,9 @@ impl Tally {
     /// `ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s`
     fn count(&mut self, counts: &str) {
         let n = |what: &str| -> usize {
-            let mut words = counts.split([' ', ';']).filter(|word| !word.is_empty());
-            let mut before = "0";
-            words
-                .find_map(|word| {
-                    (word == what).then_some(before).or_else(|| {
-                        before = word;
-                        None
-                    })
-                })
-                .and_then(|n| n.parse().ok())
-                .unwrap_or(0)
+            let mut parts = counts.split(['.', ';']);
+            let number = parts.find_map(|part| part.strip_suffix(what)?.trim().parse().ok());
+            number.unwrap_or(0)
         };
         self.n_passed += n("passed");
         self.n_failed += n("failed");

@@ -9,9 +9,7 @@ use moeshard_encoder::shard::Strategy;
 use crate::arg_error::ArgError;
 use crate::display::{Table, count, listed, size};
 use crate::footprint::{Parameters, largest_rank};
-use crate::model::config::ComputeConfig;
-use crate::model::load::{describe, dtype};
-use crate::model::{ModelArgs, ModelConfig, Opened, open};
+use crate::model::{ComputeConfig, ModelArgs, ModelConfig, Opened, describe, dtype, open};
 
 /// Flags of `moeshard inspect`.
 #[derive(Clone, Debug, clap::Args)]

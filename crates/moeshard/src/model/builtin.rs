@@ -1,7 +1,7 @@
 //! The model that is compiled into the program.
 
 /// Its name.
-pub const NAME: &str = "moeshard-mini";
+pub(super) const NAME: &str = "moeshard-mini";
 
 macro_rules! files {
     ($($name:literal),* $(,)?) => {
@@ -10,7 +10,7 @@ macro_rules! files {
 }
 
 /// Its files, named as in a folder.
-pub static FILES: [(&str, &[u8]); 7] = files![
+pub(super) static FILES: [(&str, &[u8]); 7] = files![
     "config.json",
     "model.safetensors",
     "tokenizer.json",

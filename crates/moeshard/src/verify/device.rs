@@ -14,8 +14,7 @@ use moeshard_tensor::collective::{Collective, Solo, in_process};
 use moeshard_tensor::cpu::{CpuConfig, CpuDevice, Isa};
 use moeshard_tensor::device::{Device, Routing};
 
-use crate::model::config::ComputeConfig;
-use crate::model::load::dtype;
+use crate::model::{ComputeConfig, dtype};
 
 /// The longest that a rank waits for the others.
 const DEADLINE: Duration = Duration::from_secs(600);

@@ -16,9 +16,7 @@ use moeshard_tensor::dtype::DType;
 
 use crate::arg_error::ArgError;
 use crate::display::Table;
-use crate::model::config::ComputeConfig;
-use crate::model::load::dtype;
-use crate::model::{ModelArgs, ModelConfig, open};
+use crate::model::{ComputeConfig, ModelArgs, ModelConfig, dtype, open};
 use compare::{Agreement, Comparison, Worst};
 use device::Trace;
 

@@ -1,20 +1,40 @@
 //! Bidirectional attention within each packed sequence.
 //!
-//! `out = softmax(scale · q · kᵀ + bias(j − i)) · v`, head by head. Keys and values of one head
-//! are packed into panels; queries come in blocks, so that only `[block, n]` scores exist at a
-//! time.
+//! `out = softmax(scale · q · kᵀ + bias(j − i)) · v`, head by head, without the matrix of scores:
+//! keys are taken in blocks, with a running maximum and sum (online softmax, arXiv:1805.02867).
+//!
+//! Lanes are queries. The transposed scores of a block, `[n_keys, 16]`, are rows of keys times
+//! panels of queries; they are at once the panels that values, `[head_dim, n_keys]`, are
+//! multiplied with. Maxima and sums then run down the lanes, and keys and values are read where
+//! they lie.
 
-use super::gemm::gemm_serial;
-use super::isa::{Isa, per_isa};
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::compute::{Buffer, Compute};
+use super::gemm::kernel::{
+    F32, IsaWork, Strides, TileWork, on_isa, panels_at_once, product, with_tile,
+};
+use super::gemm::rows::RowTiles;
+use super::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::lanes::{Avx2Lanes, Avx512Lanes};
+use super::lanes::{LANES, Lanes, PortableLanes};
 use super::math::exp;
-use super::norm::sum;
-use super::panels::Panels;
-use super::parallel::{Parallel, SharedMut};
+use super::parallel::SharedMut;
 use crate::device::{AttentionShape, PositionRule};
 
-/// Queries whose scores are computed together: four tiles of twelve rows. With 512 keys their scores
-/// are 96 KiB, which stays in the second-level cache.
-const QUERY_BLOCK: usize = 48;
+/// Panels of queries that are computed together.
+const QUERY_PANELS: usize = 4;
+
+/// Queries that are computed together.
+const QUERIES: usize = QUERY_PANELS * LANES;
+
+/// Keys of a block: with 64 queries its scores are 64 KiB.
+const KEYS: usize = 256;
+
+/// Queries of a piece of work.
+const CHUNK: usize = 4 * QUERIES;
 
 /// Computes all sequences and heads.
 ///
@@ -23,8 +43,7 @@ const QUERY_BLOCK: usize = 48;
 /// - `bias`: `[n_buckets, n_heads]` or empty
 /// - `out`: `[n_tokens, n_heads · head_dim]`
 pub(crate) fn attention(
-    isa: Isa,
-    parallel: &Parallel,
+    compute: &Compute,
     qkv: &[f32],
     cu_seqlens: &[usize],
     shape: &AttentionShape,
@@ -32,163 +51,464 @@ pub(crate) fn attention(
     out: &mut [f32],
 ) {
     let n_seqs = cu_seqlens.len().saturating_sub(1);
-    let longest = cu_seqlens
-        .windows(2)
-        .map(|w| w[1] - w[0])
-        .max()
-        .unwrap_or(0);
-    let rotation = Rotation::new(shape, longest);
+    let longest = (cu_seqlens.windows(2).map(|w| w[1] - w[0]).max()).unwrap_or(0);
+    let mut scratch = compute.scratch();
+    scratch.positions.prepare(shape, longest, bias);
+    let positions = &scratch.positions;
     let out = SharedMut::new(out);
-    parallel.for_each(n_seqs * shape.n_heads, |i| {
-        let (seq, head) = (i / shape.n_heads, i % shape.n_heads);
-        let tokens = cu_seqlens[seq]..cu_seqlens[seq + 1];
-        let job = Head {
-            isa,
-            qkv,
-            first: tokens.start,
-            n: tokens.len(),
-            head,
-            shape,
-            bias,
-        };
-        // SAFETY: the device has checked that sequences do not overlap, and pieces differ in sequence
-        // or head, so they write disjoint elements of `out`.
-        unsafe { job.run(rotation.as_ref(), out) };
-    });
+    let n_chunks = longest.div_ceil(CHUNK);
+    compute
+        .parallel
+        .for_each(n_seqs * shape.n_heads * n_chunks, |i| {
+            let (seq, head, chunk) = (
+                i / (n_chunks * shape.n_heads),
+                i / n_chunks % shape.n_heads,
+                i % n_chunks,
+            );
+            let tokens = cu_seqlens[seq]..cu_seqlens[seq + 1];
+            let queries = chunk * CHUNK..tokens.len().min((chunk + 1) * CHUNK);
+            if queries.is_empty() {
+                return;
+            }
+            let head = Head {
+                qkv,
+                tokens,
+                queries,
+                head,
+                shape,
+                positions,
+                out,
+            };
+            // SAFETY: `CpuDevice::new` checks the instructions. The device has checked that sequences do
+            // not overlap, and pieces differ in sequence, head or queries, so they write disjoint
+            // elements of `out`.
+            unsafe {
+                match compute.isa {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512 | Isa::Avx512Bf16 => {
+                        on_isa(Isa::Avx512, &HeadWork::<Avx512Lanes>::new(&head))
+                    }
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx2 => on_isa(Isa::Avx2, &HeadWork::<Avx2Lanes>::new(&head)),
+                    _ => on_isa(Isa::Portable, &HeadWork::<PortableLanes>::new(&head)),
+                }
+            }
+        });
 }
 
-/// Cosines and sines of rotary positions.
-struct Rotation {
+/// What attention needs to know of positions, for sequences up to a length.
+#[derive(Default)]
+pub(crate) struct Positions {
+    /// What `rotations` are for.
+    rule: Option<PositionRule>,
     /// `[n_positions, dim / 2]` pairs `(cos, sin)`
-    table: Vec<(f32, f32)>,
-    half: usize,
+    rotations: Vec<(f32, f32)>,
+    /// `[n_heads, 2 · longest − 1 + 15]`: entry `longest − 1 + i − j` is the bias of query `i` and
+    /// key `j`; the last fifteen belong to lanes without a query.
+    biases: Vec<f32>,
+    longest: usize,
 }
 
-impl Rotation {
-    fn new(shape: &AttentionShape, n_positions: usize) -> Option<Self> {
-        let PositionRule::Rotary { base, dim } = shape.position else {
-            return None;
-        };
-        let half = dim / 2;
-        let table = (0..n_positions * half)
-            .map(|i| {
-                let (position, pair) = (i / half, i % half);
-                let frequency = f64::from(base).powf(-2.0 * pair as f64 / dim as f64);
-                let (sin, cos) = (position as f64 * frequency).sin_cos();
-                (cos as f32, sin as f32)
-            })
-            .collect();
-        Some(Self { table, half })
+impl Positions {
+    fn prepare(&mut self, shape: &AttentionShape, longest: usize, bias: &[f32]) {
+        self.longest = longest;
+        match shape.position {
+            PositionRule::None => {}
+            PositionRule::Rotary { base, dim } => self.rotate(shape.position, base, dim / 2),
+            PositionRule::RelativeBias {
+                n_buckets,
+                max_distance,
+            } => {
+                let n_distances = self.n_distances();
+                self.biases.clear();
+                self.biases.resize(shape.n_heads * n_distances, 0.0);
+                for at in 0..(2 * longest).saturating_sub(1) {
+                    let distance = longest as i64 - 1 - at as i64;
+                    let bucket = relative_bucket(distance, n_buckets, max_distance);
+                    for head in 0..shape.n_heads {
+                        self.biases[head * n_distances + at] = bias[bucket * shape.n_heads + head];
+                    }
+                }
+            }
+        }
     }
 
-    /// Rotates pairs `(x[i], x[i + half])` of one head's row.
-    fn apply(&self, position: usize, x: &mut [f32]) {
-        let angles = &self.table[position * self.half..][..self.half];
-        let (low, high) = x.split_at_mut(self.half);
-        for ((a, b), &(cos, sin)) in low.iter_mut().zip(high).zip(angles) {
-            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+    fn n_distances(&self) -> usize {
+        2 * self.longest + LANES - 2
+    }
+
+    /// Extends the table of rotations to the longest sequence.
+    fn rotate(&mut self, rule: PositionRule, base: f32, half: usize) {
+        if self.rule != Some(rule) {
+            self.rotations.clear();
+            self.rule = Some(rule);
+        }
+        for i in self.rotations.len()..self.longest * half {
+            let (position, pair) = (i / half, i % half);
+            let frequency = f64::from(base).powf(-(pair as f64) / half as f64);
+            let (sin, cos) = (position as f64 * frequency).sin_cos();
+            self.rotations.push((cos as f32, sin as f32));
         }
     }
 }
 
-/// One head of one sequence.
+/// Some queries of one head of one sequence.
 struct Head<'a> {
-    isa: Isa,
     qkv: &'a [f32],
-    /// Row of the sequence's first token.
-    first: usize,
-    /// Tokens of the sequence.
-    n: usize,
+    /// The sequence's rows.
+    tokens: Range<usize>,
+    /// Within the sequence.
+    queries: Range<usize>,
     head: usize,
     shape: &'a AttentionShape,
-    bias: &'a [f32],
+    positions: &'a Positions,
+    out: SharedMut<f32>,
 }
 
 impl Head<'_> {
+    /// Columns of `qkv`, and of one part of it.
+    fn widths(&self) -> (usize, usize) {
+        let width = self.shape.n_heads * self.shape.head_dim;
+        (3 * width, width)
+    }
+
+    /// This head's part of query (0), key (1) or value (2) of a token of the sequence.
+    #[inline(always)]
+    fn part(&self, part: usize, token: usize) -> &[f32] {
+        let (row, width) = self.widths();
+        let dim = self.shape.head_dim;
+        &self.qkv[(self.tokens.start + token) * row + part * width + self.head * dim..][..dim]
+    }
+
+    /// Copies a query or a key, rotated by its position.
+    #[inline(always)]
+    fn copy_rotated(&self, part: usize, token: usize, to: &mut [f32]) {
+        to.copy_from_slice(self.part(part, token));
+        if let PositionRule::Rotary { dim, .. } = self.shape.position {
+            let half = dim / 2;
+            let angles = &self.positions.rotations[token * half..][..half];
+            let (low, high) = to[..dim].split_at_mut(half);
+            for ((a, b), &(cos, sin)) in low.iter_mut().zip(high).zip(angles) {
+                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+            }
+        }
+    }
+
+    /// The bias of queries `query ..` (one a lane) and a key; empty without one.
+    #[inline(always)]
+    fn bias(&self, query: usize, key: usize) -> &[f32] {
+        match self.shape.position {
+            PositionRule::RelativeBias { .. } => {
+                let table = &self.positions.biases[self.head * self.positions.n_distances()..];
+                &table[self.positions.longest - 1 + query - key..][..LANES]
+            }
+            _ => &[],
+        }
+    }
+}
+
+/// A thread's working memory.
+#[derive(Default)]
+struct Memory {
+    keys: Buffer,
+    queries: Buffer,
+    scores: Buffer,
+    mixed: Buffer,
+}
+
+thread_local! {
+    static MEMORY: RefCell<Memory> = RefCell::default();
+}
+
+struct HeadWork<'a, L> {
+    head: &'a Head<'a>,
+    lanes: std::marker::PhantomData<L>,
+}
+
+impl<'a, L> HeadWork<'a, L> {
+    fn new(head: &'a Head<'a>) -> Self {
+        Self {
+            head,
+            lanes: std::marker::PhantomData,
+        }
+    }
+}
+
+impl<L: Lanes> IsaWork for HeadWork<'_, L> {
+    #[inline(always)]
+    unsafe fn run(&self) {
+        let head = self.head;
+        let (row, _) = head.widths();
+        let (dim, n) = (head.shape.head_dim, head.tokens.len());
+        MEMORY.with_borrow_mut(|memory| {
+            let mut keys = (head.part(1, 0).as_ptr(), row);
+            if let PositionRule::Rotary { .. } = head.shape.position {
+                let rotated = memory.keys.room::<f32>(n * dim);
+                for (token, to) in rotated.chunks_exact_mut(dim).enumerate() {
+                    head.copy_rotated(1, token, to);
+                }
+                keys = (rotated.as_ptr(), dim);
+            }
+            for first in head.queries.clone().step_by(QUERIES) {
+                let block = QueryBlock {
+                    head,
+                    queries: first..head.queries.end.min(first + QUERIES),
+                    keys,
+                };
+                // SAFETY: the caller's promise; `keys` are those of all tokens of the sequence.
+                unsafe {
+                    block.run::<L>(&mut memory.queries, &mut memory.scores, &mut memory.mixed)
+                };
+            }
+        });
+    }
+}
+
+/// Up to four panels of queries of one head.
+struct QueryBlock<'a> {
+    head: &'a Head<'a>,
+    /// Within the sequence.
+    queries: Range<usize>,
+    /// The first key, and the distance to the next.
+    keys: (*const f32, usize),
+}
+
+/// Of each query of a panel.
+#[derive(Clone, Copy)]
+struct Running {
+    largest: [f32; LANES],
+    sum: [f32; LANES],
+}
+
+impl QueryBlock<'_> {
     /// # Safety
-    /// `out` is `[n_tokens, n_heads · head_dim]`, and nobody else touches this head's columns of
-    /// this sequence's rows.
-    unsafe fn run(&self, rotation: Option<&Rotation>, out: SharedMut) {
-        let dim = self.shape.head_dim;
-        let (keys, values) = self.pack(rotation);
-        let distance_bias = self.distance_bias();
-        let mut queries = vec![0.0; QUERY_BLOCK.min(self.n) * dim];
-        let mut scores = vec![0.0; QUERY_BLOCK.min(self.n) * self.n];
-        let mut mixed = vec![0.0; QUERY_BLOCK.min(self.n) * dim];
-        for start in (0..self.n).step_by(QUERY_BLOCK) {
-            let m = QUERY_BLOCK.min(self.n - start);
-            let queries = &mut queries[..m * dim];
-            for (i, query) in queries.chunks_exact_mut(dim).enumerate() {
-                self.load(0, start + i, rotation, query);
-                query.iter_mut().for_each(|x| *x *= self.shape.scale);
+    /// The machine has the instructions of `L`, `keys` are valid for the whole sequence, and nobody
+    /// else writes these queries' part of `out`.
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(&self, queries: &mut Buffer, scores: &mut Buffer, mixed: &mut Buffer) {
+        let (head, dim) = (self.head, self.head.shape.head_dim);
+        let n_panels = self.queries.len().div_ceil(LANES);
+        let queries = queries.room::<f32>(n_panels * dim * LANES);
+        let scores = scores.room::<f32>(n_panels * KEYS * LANES);
+        let mixed = mixed.room::<f32>(n_panels * dim * LANES);
+        self.pack_queries(queries, &mut mixed[..dim]);
+        mixed.fill(0.0);
+        let mut running = [Running {
+            largest: [f32::NEG_INFINITY; LANES],
+            sum: [0.0; LANES],
+        }; QUERY_PANELS];
+        let n = head.tokens.len();
+        for first in (0..n).step_by(KEYS) {
+            let keys = first..n.min(first + KEYS);
+            // SAFETY: the caller's promise; `scores` and `mixed` have room for all panels.
+            unsafe {
+                let tiles = ScoreTiles {
+                    keys: (self.keys.0.add(first * self.keys.1), self.keys.1),
+                    dim,
+                    queries,
+                    scores: scores.as_mut_ptr(),
+                };
+                walk::<L>(keys.len(), n_panels, &tiles);
             }
-            // [m, dim] · [n, dim]ᵀ -> [m, n]
-            let scores = &mut scores[..m * self.n];
-            gemm_serial(self.isa, queries, &keys, scores);
-            for (i, row) in scores.chunks_exact_mut(self.n).enumerate() {
-                // Entry `n − 1 + j − i` of the distances belongs to key j.
-                let bias = distance_bias.get(self.n - 1 - (start + i)..).unwrap_or(&[]);
-                softmax_row(self.isa, row, bias);
+            for (panel, running) in running[..n_panels].iter_mut().enumerate() {
+                let scores = &mut scores[panel * KEYS * LANES..][..keys.len() * LANES];
+                let mixed = &mut mixed[panel * dim * LANES..][..dim * LANES];
+                self.soften(panel, keys.clone(), scores, running, mixed);
             }
-            // [m, n] · [n, dim] -> [m, dim]
-            let mixed = &mut mixed[..m * dim];
-            gemm_serial(self.isa, scores, &values, mixed);
-            for (i, row) in mixed.chunks_exact(dim).enumerate() {
-                let width = self.shape.n_heads * dim;
-                let at = (self.first + start + i) * width + self.head * dim;
-                // SAFETY: row `first + start + i` and this head's columns, by the contract.
-                unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), out.ptr().add(at), dim) };
+            let tiles = MixTiles {
+                values: (head.part(2, first).as_ptr(), head.widths().0),
+                n_keys: keys.len(),
+                dim,
+                scores,
+                mixed: mixed.as_mut_ptr(),
+            };
+            // SAFETY: as above.
+            unsafe { walk::<L>(dim, n_panels, &tiles) };
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.store(mixed, &running) };
+    }
+
+    /// Queries as panels `[n_panels, head_dim, 16]`, scaled; zero in lanes without one.
+    #[inline(always)]
+    fn pack_queries(&self, to: &mut [f32], row: &mut [f32]) {
+        let dim = row.len();
+        to.fill(0.0);
+        for (i, query) in self.queries.clone().enumerate() {
+            self.head.copy_rotated(0, query, row);
+            let panel = &mut to[i / LANES * dim * LANES..];
+            for (d, x) in row.iter().enumerate() {
+                panel[d * LANES + i % LANES] = x * self.head.shape.scale;
             }
         }
     }
 
-    /// Keys as `[n outputs, dim inputs]`, values as `[dim outputs, n inputs]`.
-    fn pack(&self, rotation: Option<&Rotation>) -> (Panels<f32>, Panels<f32>) {
-        let dim = self.shape.head_dim;
-        let mut keys = Panels::zeros(self.n, dim);
-        let mut values = Panels::zeros(dim, self.n);
-        let mut row = vec![0.0; dim];
-        for token in 0..self.n {
-            self.load(1, token, rotation, &mut row);
-            row.iter()
-                .enumerate()
-                .for_each(|(d, &x)| keys.set(token, d, x));
-            self.load(2, token, None, &mut row);
-            row.iter()
-                .enumerate()
-                .for_each(|(d, &x)| values.set(d, token, x));
+    /// Turns the scores of one panel into powers relative to the running maximum, and what was
+    /// summed up before with them.
+    #[inline(always)]
+    fn soften(
+        &self,
+        panel: usize,
+        keys: Range<usize>,
+        scores: &mut [f32],
+        running: &mut Running,
+        mixed: &mut [f32],
+    ) {
+        let query = self.queries.start + panel * LANES;
+        let mut largest = running.largest;
+        let scores = scores.as_chunks_mut::<LANES>().0;
+        for (key, scores) in keys.zip(scores.iter_mut()) {
+            for (x, b) in scores.iter_mut().zip(self.head.bias(query, key)) {
+                *x += b;
+            }
+            for (a, &x) in largest.iter_mut().zip(&*scores) {
+                *a = if x > *a { x } else { *a };
+            }
         }
-        (keys, values)
+        let mut sum = [0.0_f32; LANES];
+        for scores in scores {
+            for lane in 0..LANES {
+                scores[lane] = exp(scores[lane] - largest[lane]);
+                sum[lane] += scores[lane];
+            }
+        }
+        for lane in 0..LANES {
+            let correction = exp(running.largest[lane] - largest[lane]);
+            running.sum[lane] = running.sum[lane] * correction + sum[lane];
+            running.largest[lane] = largest[lane];
+            sum[lane] = correction;
+        }
+        for mixed in mixed.as_chunks_mut::<LANES>().0 {
+            for (x, correction) in mixed.iter_mut().zip(sum) {
+                *x *= correction;
+            }
+        }
     }
 
-    /// Copies this head's part of query (0), key (1) or value (2) of a token.
-    fn load(&self, part: usize, token: usize, rotation: Option<&Rotation>, to: &mut [f32]) {
-        let AttentionShape {
-            n_heads, head_dim, ..
-        } = *self.shape;
-        let at = ((self.first + token) * 3 + part) * n_heads * head_dim + self.head * head_dim;
-        to.copy_from_slice(&self.qkv[at..][..head_dim]);
-        if let Some(rotation) = rotation {
-            rotation.apply(token, to);
+    /// # Safety
+    /// As [`QueryBlock::run`].
+    #[inline(always)]
+    unsafe fn store(&self, mixed: &[f32], running: &[Running]) {
+        let (head, dim) = (self.head, self.head.shape.head_dim);
+        let (_, width) = head.widths();
+        for (i, query) in self.queries.clone().enumerate() {
+            let (panel, lane) = (i / LANES, i % LANES);
+            let mixed = &mixed[panel * dim * LANES..][..dim * LANES];
+            let factor = 1.0 / running[panel].sum[lane];
+            let at = (head.tokens.start + query) * width + head.head * dim;
+            // SAFETY: this head's columns of this query's row, which `out` has.
+            let out = unsafe { std::slice::from_raw_parts_mut(head.out.ptr().add(at), dim) };
+            for (x, mixed) in out.iter_mut().zip(mixed.as_chunks::<LANES>().0) {
+                *x = mixed[lane] * factor;
+            }
         }
     }
+}
 
-    /// The bias of distances `−(n − 1) ..= n − 1` (key − query); empty without a bias.
-    fn distance_bias(&self) -> Vec<f32> {
-        let PositionRule::RelativeBias {
-            n_buckets,
-            max_distance,
-        } = self.shape.position
-        else {
-            return Vec::new();
+/// A product in tiles of rows × panels.
+trait Tiles {
+    /// # Safety
+    /// The machine has the instructions of `L`, and what the implementor asks for.
+    unsafe fn tile<L: Lanes, const M: usize, const P: usize>(&self, row: usize, panel: usize);
+}
+
+/// Computes all tiles of a product.
+///
+/// # Safety
+/// As [`Tiles::tile`].
+#[inline(always)]
+unsafe fn walk<L: Lanes>(n_rows: usize, n_panels: usize, tiles: &impl Tiles) {
+    struct At<'a, T>(&'a T, usize, usize);
+    impl<L: Lanes, T: Tiles> TileWork<F32<L>> for At<'_, T> {
+        #[inline(always)]
+        unsafe fn run<const M: usize, const P: usize>(&self) {
+            // SAFETY: the caller's promise.
+            unsafe { self.0.tile::<L, M, P>(self.1, self.2) };
+        }
+    }
+    let rows = RowTiles::new(L::ISA, 0..n_rows);
+    let at_once = panels_at_once(L::ISA, rows.height());
+    for tile in (0..rows.len()).map(|i| rows.tile(i)) {
+        let mut panel = 0;
+        while panel < n_panels {
+            let n = if panel + at_once <= n_panels {
+                at_once
+            } else {
+                1
+            };
+            // SAFETY: the caller's promise; the size is as `with_tile` asks.
+            unsafe { with_tile::<F32<L>>(tile.len(), n, &At(tiles, tile.start, panel)) };
+            panel += n;
+        }
+    }
+}
+
+/// `scores[p, j, lane] = Σ_d k[j, d] · q[p, d, lane]`
+struct ScoreTiles<'a> {
+    /// The first key of the block, and the distance to the next.
+    keys: (*const f32, usize),
+    dim: usize,
+    /// `[n_panels, dim, 16]`
+    queries: &'a [f32],
+    /// `[n_panels, KEYS, 16]`
+    scores: *mut f32,
+}
+
+impl Tiles for ScoreTiles<'_> {
+    #[inline(always)]
+    unsafe fn tile<L: Lanes, const M: usize, const P: usize>(&self, row: usize, panel: usize) {
+        let size = self.dim * LANES;
+        let panels = std::array::from_fn(|p| self.queries[(panel + p) * size..][..size].as_ptr());
+        let strides = Strides {
+            row: self.keys.1,
+            step: 1,
         };
-        let n = self.n as i64;
-        (1 - n..n)
-            .map(|distance| {
-                let bucket = relative_bucket(distance, n_buckets, max_distance);
-                self.bias[bucket * self.shape.n_heads + self.head]
-            })
-            .collect()
+        // SAFETY: keys `row .. row + M` are of this block; `scores` has room for them.
+        unsafe {
+            let first = self.keys.0.add(row * self.keys.1);
+            let sums = product::<F32<L>, M, P>(first, strides, panels, self.dim);
+            for (r, sums) in sums.into_iter().enumerate() {
+                for (p, sums) in sums.into_iter().enumerate() {
+                    sums.store(self.scores.add(((panel + p) * KEYS + row + r) * LANES));
+                }
+            }
+        }
+    }
+}
+
+/// `mixed[p, d, lane] += Σ_j v[j, d] · scores[p, j, lane]`
+struct MixTiles<'a> {
+    /// The first value of the block, and the distance to the next.
+    values: (*const f32, usize),
+    n_keys: usize,
+    dim: usize,
+    /// `[n_panels, KEYS, 16]`
+    scores: &'a [f32],
+    /// `[n_panels, dim, 16]`
+    mixed: *mut f32,
+}
+
+impl Tiles for MixTiles<'_> {
+    #[inline(always)]
+    unsafe fn tile<L: Lanes, const M: usize, const P: usize>(&self, row: usize, panel: usize) {
+        let size = self.n_keys * LANES;
+        let panels =
+            std::array::from_fn(|p| self.scores[(panel + p) * KEYS * LANES..][..size].as_ptr());
+        let strides = Strides {
+            row: 1,
+            step: self.values.1,
+        };
+        // SAFETY: dimensions `row .. row + M` are of this head; `mixed` has room for them.
+        unsafe {
+            let sums =
+                product::<F32<L>, M, P>(self.values.0.add(row), strides, panels, self.n_keys);
+            for (r, sums) in sums.into_iter().enumerate() {
+                for (p, sums) in sums.into_iter().enumerate() {
+                    let to = self.mixed.add(((panel + p) * self.dim + row + r) * LANES);
+                    L::load_f32(to).add_product(sums, L::splat(1.0)).store(to);
+                }
+            }
+        }
     }
 }
 
@@ -207,17 +527,6 @@ pub fn relative_bucket(distance: i64, n_buckets: usize, max_distance: usize) -> 
     let ratio = (n as f32 / exact as f32).ln() / (max_distance as f32 / exact as f32).ln();
     let far = exact + (ratio * (half - exact) as f32) as usize;
     offset + far.min(half - 1)
-}
-
-per_isa! {
-    /// `softmax(row + bias)`; an empty bias is zero.
-    fn softmax_row(row: &mut [f32], bias: &[f32]) {
-        row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
-        let largest = row.iter().fold(f32::NEG_INFINITY, |a, &x| if x > a { x } else { a });
-        row.iter_mut().for_each(|x| *x = exp(*x - largest));
-        let factor = 1.0 / sum(row, |x| x);
-        row.iter_mut().for_each(|x| *x *= factor);
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,14 @@
-//! The expert layer of one rank: dispatch, two matrix products per expert, combine.
+//! The FFN: two products with the hidden units packed in between, for one matrix or for the
+//! experts of a layer.
 
-use super::gemm::{Epilogue, gemm};
-use super::isa::Isa;
-use super::panels::Matrix;
-use super::parallel::Parallel;
+use std::ops::Range;
+
+use super::check;
+use super::compute::{Compute, Scratch};
+use super::gemm::rows::{RowTiles, Rows, pack};
+use super::gemm::{Out, OutRows, Product, Weights, with_kernel};
+use super::panels::{Element, Matrix};
+use super::parallel::{Parallel, SharedMut};
 use crate::checkpoint::HostTensor;
 use crate::device::{Activation, DeviceError, ExpertSlice, Result, Routing};
 use crate::dtype::DType;
@@ -29,6 +34,19 @@ struct Expert {
     b_out: Option<Vec<f32>>,
 }
 
+/// The weights of an FFN.
+#[derive(Clone, Copy)]
+pub(crate) struct FfnWeights<'a> {
+    /// `[d_ff, d_model]`
+    pub(crate) w_in: &'a Matrix,
+    /// `[d_ff]`
+    pub(crate) b_in: Option<&'a [f32]>,
+    /// `[d_model, d_ff]`
+    pub(crate) w_out: &'a Matrix,
+    /// `[d_model]`
+    pub(crate) b_out: Option<&'a [f32]>,
+}
+
 impl Experts {
     pub(crate) fn load(
         dtype: DType,
@@ -43,8 +61,7 @@ impl Experts {
             check_slice(&slice, n_experts, d_model)?;
             if slice.w_in.n_out() > 0 {
                 let expert_idx = slice.expert_idx;
-                let expert = Expert::load(dtype, slice, parallel);
-                experts[expert_idx] = Some(expert.map_err(|e| of_slice(e, slice_idx))?);
+                experts[expert_idx] = Some(Expert::load(dtype, slice_idx, slice, parallel)?);
             }
         }
         Ok(Self {
@@ -66,134 +83,255 @@ impl Experts {
     /// here, and the multiply-adds spent.
     ///
     /// # Shapes
-    /// - `x`, `out`: `[n_tokens, d_model]`; `out` starts at zero
+    /// - `x`, `out`: `[n_tokens, d_model]`
     pub(crate) fn run(
         &self,
-        isa: Isa,
-        parallel: &Parallel,
+        compute: &Compute,
         x: &[f32],
         routing: &Routing,
         d_model: usize,
         out: &mut [f32],
     ) -> u64 {
-        let held: Vec<bool> = self.experts.iter().map(Option::is_some).collect();
-        let dispatch = Dispatch::new(routing, &held);
-        // [n_slots, d_model], sorted by expert
-        let mut y = vec![0.0; dispatch.n_slots() * d_model];
-        let mut n_multiply_adds = 0;
-        for (expert_idx, expert) in self.experts.iter().enumerate() {
-            let slots = dispatch.slots(expert_idx);
-            let (Some(expert), false) = (expert, slots.is_empty()) else {
-                continue;
-            };
-            let tokens = &dispatch.token_of_slot[slots.clone()];
-            n_multiply_adds += (tokens.len() * expert.w_in.n_out() * 2 * d_model) as u64;
-            let y = &mut y[slots.start * d_model..slots.end * d_model];
-            expert.run(isa, parallel, x, tokens, self.activation, y);
-        }
-        combine(parallel, &y, &dispatch, routing, d_model, out);
+        let mut scratch = compute.scratch();
+        let mut dispatch = std::mem::take(&mut scratch.dispatch);
+        dispatch.fill(routing, self.experts.len(), |expert| {
+            self.experts[expert].is_some()
+        });
+        let n_multiply_adds =
+            self.run_dispatched(compute, &mut scratch, x, &dispatch, routing, d_model, out);
+        scratch.dispatch = dispatch;
         n_multiply_adds
+    }
+
+    fn run_dispatched(
+        &self,
+        compute: &Compute,
+        scratch: &mut Scratch,
+        x: &[f32],
+        dispatch: &Dispatch,
+        routing: &Routing,
+        d_model: usize,
+        out: &mut [f32],
+    ) -> u64 {
+        let Some(first) = self.experts.iter().flatten().next() else {
+            out.fill(0.0);
+            return 0;
+        };
+        let mut groups = std::mem::take(&mut scratch.groups);
+        groups.clear();
+        groups
+            .extend((0..self.experts.len()).map(|e| RowTiles::new(compute.isa, dispatch.slots(e))));
+        let rows = Rows {
+            data: x,
+            n_cols: d_model,
+            idx: Some(&dispatch.token_of_slot),
+        };
+        // The first stands in for an expert without rows.
+        let weights = |e: usize| self.experts[e].as_ref().unwrap_or(first).weights();
+        let gate = Some(dispatch.gate_of_slot.as_slice());
+        if routing.top_k == 1 && dispatch.n_slots() * d_model == out.len() {
+            // Every token has one slot, so its row can be stored where it belongs.
+            let out = OutRows {
+                c: SharedMut::new(out),
+                idx: rows.idx,
+                gate,
+                residual: None,
+            };
+            // SAFETY: each of the tokens, which `out` has room for, has a slot of its own.
+            unsafe {
+                ffn(
+                    compute,
+                    scratch,
+                    rows,
+                    &groups,
+                    &weights,
+                    self.activation,
+                    out,
+                )
+            };
+        } else {
+            // [n_slots, d_model], sorted by expert
+            let mut y = std::mem::take(&mut scratch.y);
+            let slots = y.room(dispatch.n_slots() * d_model);
+            let to = OutRows {
+                c: SharedMut::new(slots),
+                idx: None,
+                gate,
+                residual: None,
+            };
+            // SAFETY: `slots` has a row for every slot.
+            unsafe {
+                ffn(
+                    compute,
+                    scratch,
+                    rows,
+                    &groups,
+                    &weights,
+                    self.activation,
+                    to,
+                )
+            };
+            combine(
+                &compute.parallel,
+                slots,
+                dispatch,
+                routing.top_k,
+                d_model,
+                out,
+            );
+            scratch.y = y;
+        }
+        scratch.groups = groups;
+        let per_slot = |e: &Expert| e.w_in.n_out() * 2 * d_model;
+        (self.experts.iter().enumerate())
+            .map(|(e, expert)| expert.as_ref().map_or(0, per_slot) * dispatch.slots(e).len())
+            .sum::<usize>() as u64
     }
 }
 
 impl Expert {
-    fn load(dtype: DType, slice: ExpertSlice<'_>, parallel: &Parallel) -> Result<Self> {
-        let w_out = Matrix::pack(dtype, &[slice.w_out], parallel);
+    fn load(
+        dtype: DType,
+        slice_idx: usize,
+        slice: ExpertSlice<'_>,
+        parallel: &Parallel,
+    ) -> Result<Self> {
+        // A slice has two matrices.
+        let pack = |part: usize, matrix| {
+            let packed = Matrix::pack(dtype, std::slice::from_ref(matrix), parallel);
+            packed.map_err(|error| of_part(error, 2 * slice_idx + part))
+        };
         Ok(Self {
+            w_in: pack(0, &slice.w_in)?,
             b_in: slice.b_in.map(|b| b.to_f32()),
+            w_out: pack(1, &slice.w_out)?,
             b_out: slice.b_out.map(|b| b.to_f32()),
-            w_in: Matrix::pack(dtype, &[slice.w_in], parallel)?,
-            w_out: w_out.map_err(|e| of_part(e, 1))?,
         })
     }
 
-    fn run(
-        &self,
-        isa: Isa,
-        parallel: &Parallel,
-        x: &[f32],
-        tokens: &[usize],
-        activation: Activation,
-        y: &mut [f32],
-    ) {
-        let d_model = self.w_in.n_in();
-        let mut gathered = Vec::with_capacity(tokens.len() * d_model);
-        for &token in tokens {
-            gathered.extend_from_slice(&x[token * d_model..][..d_model]);
+    fn weights(&self) -> FfnWeights<'_> {
+        FfnWeights {
+            w_in: &self.w_in,
+            b_in: self.b_in.as_deref(),
+            w_out: &self.w_out,
+            b_out: self.b_out.as_deref(),
         }
-        let mut hidden = vec![0.0; tokens.len() * self.w_in.n_out()];
-        let first = Epilogue {
-            bias: self.b_in.as_deref(),
-            activation,
-            residual: None,
-        };
-        gemm(isa, parallel, &gathered, &self.w_in, &mut hidden, first);
-        let second = Epilogue {
-            bias: self.b_out.as_deref(),
-            ..Epilogue::NONE
-        };
-        gemm(isa, parallel, &hidden, &self.w_out, y, second);
     }
 }
 
-/// Returns expert outputs to token order, weighted by the gate, in the order of choices.
+/// `out = activation(x · W_inᵀ + b_in) · W_outᵀ + b_out`, each group of rows with its own weights,
+/// which are of one dtype and shape.
+///
+/// # Safety
+/// As [`Product::run`].
+pub(crate) unsafe fn ffn<'a>(
+    compute: &Compute,
+    scratch: &mut Scratch,
+    rows: Rows<'_>,
+    groups: &[RowTiles],
+    weights: &(dyn Fn(usize) -> FfnWeights<'a> + Sync),
+    activation: Activation,
+    out: OutRows<'_>,
+) {
+    let n_rows: usize = groups.iter().map(RowTiles::n_rows).sum();
+    if n_rows == 0 {
+        return;
+    }
+    let FfnWeights { w_in, w_out, .. } = weights(0);
+    with_kernel!(compute.isa, w_in, K => {
+        let steps = |n: usize| n.div_ceil(<<K as Kernel>::Weight as Element>::STEP);
+        let a = scratch.a.room(n_rows * steps(w_in.n_in()));
+        pack::<K>(&compute.parallel, rows, groups, a);
+        let hidden = scratch.hidden.room(n_rows * steps(w_out.n_in()));
+        let up = Product::<K> {
+            a,
+            groups,
+            weights: &|g| Weights::new(weights(g).w_in, weights(g).b_in),
+            activation,
+            out: Out::Packed(SharedMut::new(hidden)),
+        };
+        // SAFETY: `hidden` has room for the hidden units of all rows; the kernel is for this machine's
+        // instructions.
+        unsafe { up.run(&compute.parallel, &mut scratch.pieces) };
+        let down = Product::<K> {
+            a: hidden,
+            groups,
+            weights: &|g| Weights::new(weights(g).w_out, weights(g).b_out),
+            activation: Activation::Identity,
+            out: Out::Rows(out),
+        };
+        // SAFETY: the caller's promise.
+        unsafe { down.run(&compute.parallel, &mut scratch.pieces) };
+    });
+}
+
+/// `out[t] = Σ_k y[slot[t, k]]` in the order of choices.
 fn combine(
     parallel: &Parallel,
     y: &[f32],
     dispatch: &Dispatch,
-    routing: &Routing,
+    top_k: usize,
     d_model: usize,
     out: &mut [f32],
 ) {
-    parallel.for_each_chunk(out, d_model, |token, out| {
-        for choice in token * routing.top_k..(token + 1) * routing.top_k {
-            let Some(slot) = dispatch.slot_of_choice[choice] else {
-                continue; // dropped, or elsewhere
-            };
-            let row = &y[slot * d_model..][..d_model];
-            let gate = routing.gate_weight[choice];
-            out.iter_mut().zip(row).for_each(|(o, y)| *o += gate * y);
+    const TOKENS: usize = 16;
+    parallel.for_each_chunk(out, TOKENS * d_model, |chunk, out| {
+        for (i, out) in out.chunks_exact_mut(d_model).enumerate() {
+            let token = chunk * TOKENS + i;
+            out.fill(0.0);
+            // A choice that was dropped, or lives elsewhere, has no slot.
+            for slot in dispatch.slot_of_choice[token * top_k..][..top_k]
+                .iter()
+                .flatten()
+            {
+                let row = &y[slot * d_model..][..d_model];
+                out.iter_mut().zip(row).for_each(|(o, y)| *o += y);
+            }
         }
     });
 }
 
 /// Tokens sorted by expert, by counting.
-struct Dispatch {
+#[derive(Default)]
+pub(crate) struct Dispatch {
     /// `[n_experts + 1]`: expert `e` has slots `offsets[e] .. offsets[e + 1]`.
     offsets: Vec<usize>,
     /// `[n_slots]`
     token_of_slot: Vec<usize>,
+    /// `[n_slots]`
+    gate_of_slot: Vec<f32>,
     /// `[n_tokens · top_k]`; `None` for a choice that was dropped or lives elsewhere.
     slot_of_choice: Vec<Option<usize>>,
+    /// `[n_experts]`: the next free slot, while they are filled.
+    next: Vec<usize>,
 }
 
 impl Dispatch {
     /// Slots for the choices of experts that are `held` here: neither dropped nor elsewhere.
-    fn new(routing: &Routing, held: &[bool]) -> Self {
-        let n_experts = held.len();
-        let here = |expert: u32| held.get(expert as usize).copied().unwrap_or(false);
-        let mut offsets = vec![0; n_experts + 1];
+    fn fill(&mut self, routing: &Routing, n_experts: usize, held: impl Fn(usize) -> bool) {
+        let here = |expert: u32| (expert as usize) < n_experts && held(expert as usize);
+        self.offsets.clear();
+        self.offsets.resize(n_experts + 1, 0);
         for &expert in routing.expert_idx.iter().filter(|&&e| here(e)) {
-            offsets[expert as usize + 1] += 1;
+            self.offsets[expert as usize + 1] += 1;
         }
         for e in 0..n_experts {
-            offsets[e + 1] += offsets[e];
+            self.offsets[e + 1] += self.offsets[e];
         }
-        let mut next = offsets.clone();
-        let mut token_of_slot = vec![0; offsets[n_experts]];
-        let mut slot_of_choice = vec![None; routing.expert_idx.len()];
+        self.next.clear();
+        self.next.extend_from_slice(&self.offsets[..n_experts]);
+        self.token_of_slot.resize(self.offsets[n_experts], 0);
+        self.gate_of_slot.resize(self.offsets[n_experts], 0.0);
+        self.slot_of_choice.clear();
         for (choice, &expert) in routing.expert_idx.iter().enumerate() {
-            if here(expert) {
-                let slot = &mut next[expert as usize];
-                token_of_slot[*slot] = choice / routing.top_k;
-                slot_of_choice[choice] = Some(*slot);
-                *slot += 1;
-            }
-        }
-        Self {
-            offsets,
-            token_of_slot,
-            slot_of_choice,
+            let slot = here(expert).then(|| {
+                let slot = self.next[expert as usize];
+                self.next[expert as usize] += 1;
+                self.token_of_slot[slot] = choice / routing.top_k;
+                self.gate_of_slot[slot] = routing.gate_weight[choice];
+                slot
+            });
+            self.slot_of_choice.push(slot);
         }
     }
 
@@ -201,13 +339,14 @@ impl Dispatch {
         self.token_of_slot.len()
     }
 
-    fn slots(&self, expert_idx: usize) -> std::ops::Range<usize> {
+    fn slots(&self, expert_idx: usize) -> Range<usize> {
         self.offsets[expert_idx]..self.offsets[expert_idx + 1]
     }
 }
 
 /// Checks that a slice fits the layer and itself.
 fn check_slice(slice: &ExpertSlice<'_>, n_experts: usize, d_model: usize) -> Result<()> {
+    let check = |dim, expected, got| check("load_experts", dim, expected, got);
     let f = slice.w_in.n_out();
     check("n_experts", n_experts, n_experts.max(slice.expert_idx + 1))?;
     check("d_model of w_in", d_model, slice.w_in.n_in())?;
@@ -218,7 +357,7 @@ fn check_slice(slice: &ExpertSlice<'_>, n_experts: usize, d_model: usize) -> Res
     check("d_model of b_out", d_model, len(&slice.b_out, d_model))
 }
 
-/// Says which matrix of a slice is not finite.
+/// Says which of the matrices of a layer is not finite.
 fn of_part(error: DeviceError, part_idx: usize) -> DeviceError {
     match error {
         DeviceError::NotFinite {
@@ -230,24 +369,4 @@ fn of_part(error: DeviceError, part_idx: usize) -> DeviceError {
         },
         other => other,
     }
-}
-
-/// Says which slice of a layer is not finite; a slice has two matrices.
-fn of_slice(error: DeviceError, slice_idx: usize) -> DeviceError {
-    match error {
-        DeviceError::NotFinite { part_idx, .. } => of_part(error, 2 * slice_idx + part_idx),
-        other => other,
-    }
-}
-
-fn check(dim: &'static str, expected: usize, got: usize) -> Result<()> {
-    if expected == got {
-        return Ok(());
-    }
-    Err(DeviceError::Shape {
-        op: "load_experts",
-        dim,
-        expected,
-        got,
-    })
 }

@@ -1,6 +1,8 @@
-//! Sixteen f32 lanes on each instruction set, and the weight types that load into them.
+//! Sixteen f32 lanes on each instruction set.
 
 use half::{bf16, f16};
+
+use super::isa::Isa;
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
@@ -12,69 +14,20 @@ pub(crate) const LANES: usize = 16;
 ///
 /// # Safety
 /// Every method may only be called where the implementing instruction set is available, and
-/// pointers must be valid for sixteen elements (no alignment needed).
-pub(crate) trait Lanes: Copy {
+/// pointers must be valid for sixteen elements or pairs (no alignment needed).
+pub(crate) trait Lanes: Copy + 'static {
+    /// The instructions it needs.
+    const ISA: Isa;
+
     unsafe fn zero() -> Self;
     unsafe fn splat(x: f32) -> Self;
     /// `self + a · b`
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
     unsafe fn load_f32(from: *const f32) -> Self;
-    unsafe fn load_bf16(from: *const bf16) -> Self;
+    /// Sixteen pairs: the first of each, the second of each.
+    unsafe fn load_bf16_pairs(from: *const bf16) -> (Self, Self);
     unsafe fn load_f16(from: *const f16) -> Self;
     unsafe fn store(self, to: *mut f32);
-}
-
-/// An element type of packed weights.
-pub(crate) trait Weight:
-    Copy + Default + bytemuck::Zeroable + Send + Sync + 'static
-{
-    fn from_f32(x: f32) -> Self;
-    fn is_finite(self) -> bool;
-    /// # Safety
-    /// As [`Lanes`].
-    unsafe fn load<L: Lanes>(from: *const Self) -> L;
-}
-
-impl Weight for f32 {
-    fn from_f32(x: f32) -> Self {
-        x
-    }
-    fn is_finite(self) -> bool {
-        self.is_finite()
-    }
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const Self) -> L {
-        // SAFETY: the caller's promise.
-        unsafe { L::load_f32(from) }
-    }
-}
-
-impl Weight for bf16 {
-    fn from_f32(x: f32) -> Self {
-        bf16::from_f32(x)
-    }
-    fn is_finite(self) -> bool {
-        self.is_finite()
-    }
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const Self) -> L {
-        // SAFETY: the caller's promise.
-        unsafe { L::load_bf16(from) }
-    }
-}
-
-impl Weight for f16 {
-    fn from_f32(x: f32) -> Self {
-        f16::from_f32(x)
-    }
-    fn is_finite(self) -> bool {
-        self.is_finite()
-    }
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const Self) -> L {
-        // SAFETY: the caller's promise.
-        unsafe { L::load_f16(from) }
-    }
 }
 
 /// Sixteen lanes without named instructions.
@@ -84,6 +37,8 @@ pub(crate) struct PortableLanes([f32; LANES]);
 // SAFETY (of every block below): `from` and `to` are valid for sixteen elements by the trait's
 // contract; no instruction beyond the target's is used.
 impl Lanes for PortableLanes {
+    const ISA: Isa = Isa::Portable;
+
     #[inline(always)]
     unsafe fn zero() -> Self {
         Self([0.0; LANES])
@@ -105,9 +60,13 @@ impl Lanes for PortableLanes {
         Self(unsafe { from.cast::<[f32; LANES]>().read_unaligned() })
     }
     #[inline(always)]
-    unsafe fn load_bf16(from: *const bf16) -> Self {
+    unsafe fn load_bf16_pairs(from: *const bf16) -> (Self, Self) {
         // SAFETY: see above.
-        Self(unsafe { from.cast::<[bf16; LANES]>().read_unaligned() }.map(bf16::to_f32))
+        let pairs = unsafe { from.cast::<[[bf16; 2]; LANES]>().read_unaligned() };
+        (
+            Self(pairs.map(|pair| pair[0].to_f32())),
+            Self(pairs.map(|pair| pair[1].to_f32())),
+        )
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const f16) -> Self {
@@ -130,6 +89,8 @@ pub(crate) struct Avx2Lanes(__m256, __m256);
 // pointers are valid for sixteen elements, by the trait's contract.
 #[cfg(target_arch = "x86_64")]
 impl Lanes for Avx2Lanes {
+    const ISA: Isa = Isa::Avx2;
+
     #[inline(always)]
     unsafe fn zero() -> Self {
         // SAFETY: see above.
@@ -156,16 +117,15 @@ impl Lanes for Avx2Lanes {
         unsafe { Self(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
     }
     #[inline(always)]
-    unsafe fn load_bf16(from: *const bf16) -> Self {
+    unsafe fn load_bf16_pairs(from: *const bf16) -> (Self, Self) {
         // SAFETY: see above.
         unsafe {
-            let widen =
-                |x: __m128i| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(x)));
-            let from = from.cast::<__m128i>();
-            Self(
-                widen(_mm_loadu_si128(from)),
-                widen(_mm_loadu_si128(from.add(1))),
-            )
+            let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            let low = _mm256_loadu_si256(from.cast());
+            let far = _mm256_loadu_si256(from.cast::<__m256i>().add(1));
+            let first = |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x));
+            let second = |x| _mm256_castsi256_ps(_mm256_and_si256(x, high));
+            (Self(first(low), first(far)), Self(second(low), second(far)))
         }
     }
     #[inline(always)]
@@ -198,6 +158,8 @@ pub(crate) struct Avx512Lanes(__m512);
 // valid for sixteen elements, by the trait's contract.
 #[cfg(target_arch = "x86_64")]
 impl Lanes for Avx512Lanes {
+    const ISA: Isa = Isa::Avx512;
+
     #[inline(always)]
     unsafe fn zero() -> Self {
         // SAFETY: see above.
@@ -219,11 +181,15 @@ impl Lanes for Avx512Lanes {
         unsafe { Self(_mm512_loadu_ps(from)) }
     }
     #[inline(always)]
-    unsafe fn load_bf16(from: *const bf16) -> Self {
+    unsafe fn load_bf16_pairs(from: *const bf16) -> (Self, Self) {
         // SAFETY: see above.
         unsafe {
-            let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
-            Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)))
+            let pairs = _mm512_loadu_si512(from.cast());
+            let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            (
+                Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs))),
+                Self(_mm512_castsi512_ps(_mm512_and_si512(pairs, high))),
+            )
         }
     }
     #[inline(always)]

@@ -1,6 +1,7 @@
 //! The device of a machine without accelerators: one rank on some of its cores.
 
 mod attention;
+mod compute;
 mod experts;
 mod gemm;
 mod isa;
@@ -29,8 +30,8 @@ use crate::device::{
     HostMatrix, Norm, Pooling, PositionRule, Result, RouterRule, Routing,
 };
 use crate::dtype::DType;
-use gemm::{Epilogue, gemm};
-use parallel::Parallel;
+use compute::Compute;
+use gemm::gemm;
 
 /// Activations in host memory.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,7 +88,7 @@ pub struct CpuConfig {
 /// One rank on a CPU.
 pub struct CpuDevice {
     config: CpuConfig,
-    parallel: Parallel,
+    compute: Compute,
     collective: Box<dyn Collective>,
     counters: Arc<Counters>,
 }
@@ -123,10 +124,10 @@ impl CpuDevice {
             let message = format!("this machine has no {} instructions", config.isa);
             return Err(DeviceError::SetUp(message));
         }
-        let parallel = Parallel::new(config.n_threads)?;
+        let compute = Compute::new(config.isa, config.n_threads)?;
         Ok(Self {
             config,
-            parallel,
+            compute,
             collective,
             counters: Arc::default(),
         })
@@ -150,15 +151,15 @@ impl Device for CpuDevice {
         for part in parts {
             check("load_matrix", "n_in", parts[0].n_in(), part.n_in())?;
         }
-        Matrix::pack(self.config.dtype, parts, &self.parallel)
+        Matrix::pack(self.config.dtype, parts, &self.compute.parallel)
     }
 
     fn load_exact_matrix(&self, host: &HostMatrix<'_>) -> Result<Matrix> {
-        let host = HostMatrix {
-            tensor: host.tensor.clone(),
-            layout: host.layout,
-        };
-        Matrix::pack(DType::F32, &[host], &self.parallel)
+        Matrix::pack(
+            DType::F32,
+            std::slice::from_ref(host),
+            &self.compute.parallel,
+        )
     }
 
     fn load_vector(&self, parts: &[HostTensor<'_>]) -> Result<Vec<f32>> {
@@ -170,11 +171,11 @@ impl Device for CpuDevice {
     }
 
     fn load_table(&self, host: &HostTensor<'_>) -> Result<Table> {
-        Table::load(self.config.dtype, host, &self.parallel)
+        Table::load(self.config.dtype, host, &self.compute.parallel)
     }
 
     fn load_exact_table(&self, host: &HostTensor<'_>) -> Result<Table> {
-        Table::load(DType::F32, host, &self.parallel)
+        Table::load(DType::F32, host, &self.compute.parallel)
     }
 
     fn load_experts(
@@ -184,7 +185,7 @@ impl Device for CpuDevice {
         activation: Activation,
     ) -> Result<Experts> {
         let dtype = self.config.dtype;
-        let experts = Experts::load(dtype, n_experts, slices, activation, &self.parallel)?;
+        let experts = Experts::load(dtype, n_experts, slices, activation, &self.compute.parallel)?;
         self.counters
             .expert_bytes
             .fetch_add(experts.n_bytes() as u64, Ordering::Relaxed);
@@ -216,7 +217,8 @@ impl Device for CpuDevice {
                 });
             }
         }
-        self.parallel
+        self.compute
+            .parallel
             .for_each_chunk(&mut out.data, n_cols.max(1), |token, out| {
                 for part in rows {
                     part.table
@@ -238,7 +240,8 @@ impl Device for CpuDevice {
                 bias,
             },
         ) = (self.config.isa, norm);
-        self.parallel
+        self.compute
+            .parallel
             .for_each_chunk(&mut out.data, x.n_cols.max(1), |_, row| {
                 norm::norm_row(isa, *kind, *eps, row, weight, bias.as_deref());
             });
@@ -262,18 +265,16 @@ impl Device for CpuDevice {
             check("linear", "residual columns", w.n_out(), residual.n_cols)?;
         }
         let mut out = Tensor::zeros(x.n_rows, w.n_out());
-        let epilogue = Epilogue {
-            bias: bias.map(Vec::as_slice),
-            activation,
-            residual: residual.map(|r| r.data.as_slice()),
-        };
+        let bias = bias.map(Vec::as_slice);
+        let residual = residual.map(Tensor::as_slice);
         gemm(
-            self.config.isa,
-            &self.parallel,
+            &self.compute,
             &x.data,
             w,
+            bias,
+            activation,
+            residual,
             &mut out.data,
-            epilogue,
         );
         Ok(out)
     }
@@ -313,10 +314,8 @@ impl Device for CpuDevice {
         let bias = bias.map_or(&[][..], Vec::as_slice);
         check("attention", "bias", n_bias, bias.len())?;
         let mut out = Tensor::zeros(qkv.n_rows, width);
-        let isa = self.config.isa;
         attention::attention(
-            isa,
-            &self.parallel,
+            &self.compute,
             &qkv.data,
             cu_seqlens,
             shape,
@@ -356,15 +355,7 @@ impl Device for CpuDevice {
     fn expert_ffn(&self, x: &Tensor, routing: &Routing, experts: &Experts) -> Result<Tensor> {
         check("expert_ffn", "n_tokens", x.n_rows, routing.n_tokens())?;
         let mut out = Tensor::zeros(x.n_rows, x.n_cols);
-        let isa = self.config.isa;
-        let n = experts.run(
-            isa,
-            &self.parallel,
-            &x.data,
-            routing,
-            x.n_cols,
-            &mut out.data,
-        );
+        let n = experts.run(&self.compute, &x.data, routing, x.n_cols, &mut out.data);
         self.counters
             .expert_multiply_adds
             .fetch_add(n, Ordering::Relaxed);

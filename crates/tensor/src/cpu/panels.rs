@@ -1,50 +1,83 @@
 //! Weight matrices in the layout that the matrix product reads.
 //!
-//! A matrix `[n_out, n_in]` is cut into panels of sixteen outputs. A panel stores, for each input,
-//! its sixteen weights side by side: `[n_panels, n_in, 16]`, zero past `n_out`. The product then
-//! reads every panel from front to back.
+//! A matrix `[n_out, n_in]` is cut into panels of sixteen outputs. A panel stores, for each step of
+//! one or two inputs ([`Element::STEP`]), its sixteen outputs' weights side by side, zero past
+//! `n_out` and `n_in`. The product then reads every panel from front to back.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::{bf16, f16};
 
-use super::lanes::{LANES, Weight};
+use super::lanes::LANES;
 use super::pages::zeroed;
 use super::parallel::Parallel;
 use crate::checkpoint::HostTensor;
 use crate::device::{DeviceError, HostMatrix, MatrixLayout, Result};
 use crate::dtype::DType;
 
+/// An element type of packed weights.
+pub(crate) trait Element:
+    Copy + Default + bytemuck::Zeroable + Send + Sync + 'static
+{
+    /// Consecutive inputs that lie side by side.
+    const STEP: usize;
+
+    fn from_f32(x: f32) -> Self;
+    fn is_finite(self) -> bool;
+    /// The panels of a matrix that holds this type.
+    fn panels(matrix: &Matrix) -> Option<&Panels<Self>>;
+}
+
+macro_rules! element {
+    ($element:ty, $step:literal, $variant:ident, $from_f32:expr) => {
+        impl Element for $element {
+            const STEP: usize = $step;
+
+            fn from_f32(x: f32) -> Self {
+                $from_f32(x)
+            }
+            fn is_finite(self) -> bool {
+                self.is_finite()
+            }
+            fn panels(matrix: &Matrix) -> Option<&Panels<Self>> {
+                match &matrix.0 {
+                    Packed::$variant(panels) => Some(panels),
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+element!(f32, 1, F32, |x| x);
+// As the instruction that multiplies pairs wants them.
+element!(bf16, 2, Bf16, bf16::from_f32);
+element!(f16, 1, F16, f16::from_f32);
+
 /// A packed matrix of one element type.
 #[derive(Debug)]
 pub(crate) struct Panels<E> {
     pub(crate) n_out: usize,
     pub(crate) n_in: usize,
-    /// `[n_panels, n_in, 16]`
+    /// `[n_panels, n_steps, 16, STEP]`
     data: Vec<E>,
 }
 
-impl<E: Weight> Panels<E> {
-    /// All weights zero.
-    pub(crate) fn zeros(n_out: usize, n_in: usize) -> Self {
-        let data = vec![E::default(); n_out.div_ceil(LANES) * n_in * LANES];
-        Self { n_out, n_in, data }
-    }
-
+impl<E: Element> Panels<E> {
     pub(crate) fn n_panels(&self) -> usize {
         self.n_out.div_ceil(LANES)
     }
 
-    /// `[n_in, 16]`
-    #[inline(always)]
-    pub(crate) fn panel(&self, panel_idx: usize) -> &[E] {
-        &self.data[panel_idx * self.n_in * LANES..][..self.n_in * LANES]
+    /// Inputs, in groups of `STEP`.
+    pub(crate) fn n_steps(&self) -> usize {
+        self.n_in.div_ceil(E::STEP)
     }
 
-    /// Sets the weight of output `out` for input `inp`.
+    /// `[n_steps, 16, STEP]`
     #[inline(always)]
-    pub(crate) fn set(&mut self, out: usize, inp: usize, value: E) {
-        self.data[(out / LANES * self.n_in + inp) * LANES + out % LANES] = value;
+    pub(crate) fn panel(&self, panel_idx: usize) -> &[E] {
+        let size = self.n_steps() * LANES * E::STEP;
+        &self.data[panel_idx * size..][..size]
     }
 
     pub(crate) fn n_bytes(&self) -> usize {
@@ -55,15 +88,15 @@ impl<E: Weight> Panels<E> {
     fn pack(parts: &[HostMatrix<'_>], dtype: DType, parallel: &Parallel) -> Result<Self> {
         let n_in = parts.first().map_or(0, HostMatrix::n_in);
         let n_out: usize = parts.iter().map(HostMatrix::n_out).sum();
-        let data = zeroed(n_out.div_ceil(LANES) * n_in * LANES);
+        let size = n_in.div_ceil(E::STEP) * LANES * E::STEP;
+        let data = zeroed(n_out.div_ceil(LANES) * size);
         let mut panels = Self { n_out, n_in, data };
         let mut starts = vec![0];
         for part in parts {
             starts.push(starts[starts.len() - 1] + part.n_out());
         }
         let finite = AtomicBool::new(true);
-        let size = (n_in * LANES).max(1);
-        parallel.for_each_chunk(&mut panels.data, size, |panel_idx, panel| {
+        parallel.for_each_chunk(&mut panels.data, size.max(1), |panel_idx, panel| {
             let rows = panel_idx * LANES..n_out.min((panel_idx + 1) * LANES);
             for (part, &start) in parts.iter().zip(&starts) {
                 let from = rows.start.max(start);
@@ -84,7 +117,7 @@ impl<E: Weight> Panels<E> {
 }
 
 /// Whether every number is one. Without an early exit, the loop is vectorised.
-pub(crate) fn all_finite<E: Weight>(numbers: &[E]) -> bool {
+pub(crate) fn all_finite<E: Element>(numbers: &[E]) -> bool {
     numbers.iter().fold(true, |all, x| all & x.is_finite())
 }
 
@@ -104,20 +137,21 @@ pub(crate) fn find_non_finite<'a>(
 }
 
 /// Copies outputs `outs` of `part` into lanes `lane ..` of one panel.
-fn pack_panel<E: Weight>(
+fn pack_panel<E: Element>(
     part: &HostMatrix<'_>,
     outs: std::ops::Range<usize>,
     lane: usize,
     panel: &mut [E],
 ) {
     let (n_in, n_out) = (part.n_in(), part.n_out());
+    let at = |inp: usize, lane: usize| (inp / E::STEP * LANES + lane) * E::STEP + inp % E::STEP;
     match part.layout {
         MatrixLayout::OutIn => {
             let mut row = vec![0.0; n_in];
             for (i, out) in outs.enumerate() {
                 read_run(&part.tensor, out * n_in, &mut row);
                 for (inp, &x) in row.iter().enumerate() {
-                    panel[inp * LANES + lane + i] = E::from_f32(x);
+                    panel[at(inp, lane + i)] = E::from_f32(x);
                 }
             }
         }
@@ -126,7 +160,7 @@ fn pack_panel<E: Weight>(
             for inp in 0..n_in {
                 read_run(&part.tensor, inp * n_out + outs.start, &mut run);
                 for (i, &x) in run.iter().enumerate() {
-                    panel[inp * LANES + lane + i] = E::from_f32(x);
+                    panel[at(inp, lane + i)] = E::from_f32(x);
                 }
             }
         }
@@ -176,13 +210,12 @@ pub(crate) enum Packed {
 macro_rules! with_panels {
     ($matrix:expr, $panels:ident => $body:expr) => {
         match &$matrix.0 {
-            $crate::cpu::panels::Packed::F32($panels) => $body,
-            $crate::cpu::panels::Packed::Bf16($panels) => $body,
-            $crate::cpu::panels::Packed::F16($panels) => $body,
+            Packed::F32($panels) => $body,
+            Packed::Bf16($panels) => $body,
+            Packed::F16($panels) => $body,
         }
     };
 }
-pub(crate) use with_panels;
 
 impl Matrix {
     /// Packs matrices stacked along `n_out`, as `dtype`.

@@ -4,9 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::{bf16, f16};
 
-use super::lanes::Weight;
 use super::pages::zeroed;
-use super::panels::{all_finite, find_non_finite, read_run};
+use super::panels::{Element, all_finite, find_non_finite, read_run};
 use super::parallel::Parallel;
 use crate::checkpoint::HostTensor;
 use crate::device::Result;
@@ -74,7 +73,7 @@ impl Table {
     }
 }
 
-fn convert<E: Weight>(
+fn convert<E: Element>(
     dtype: DType,
     host: &HostTensor<'_>,
     n_cols: usize,

@@ -1,0 +1,376 @@
+//! The inner products: a tile of rows × panels is accumulated in registers over all inputs.
+//!
+//! A [`Kernel`] is one way of multiplying one weight type on one instruction set. Every element is
+//! summed by one accumulator in the order of the inputs, so its value depends neither on the shape
+//! of its tile nor on the thread that computes it.
+
+use std::marker::PhantomData;
+
+use bytemuck::Pod;
+use half::{bf16, f16};
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+use crate::cpu::isa::Isa;
+use crate::cpu::lanes::{LANES, Lanes};
+use crate::cpu::panels::Element;
+
+/// One way of multiplying.
+///
+/// # Safety
+/// Methods may only be called where `ISA` is available, and pointers must be valid for what their
+/// names say (no alignment needed).
+pub(crate) trait Kernel: Sized + 'static {
+    /// What the panels hold; `Element::STEP` inputs are taken at once.
+    type Weight: Element;
+    /// The values of one row that are taken at once, as they are packed.
+    type A: Pod + Send + Sync;
+    /// The same in registers, for all lanes.
+    type X: Copy;
+    /// One step of a panel, in registers.
+    type W: Copy;
+    /// Sixteen sums.
+    type Sums: Copy;
+
+    /// The instructions it needs.
+    const ISA: Isa;
+
+    unsafe fn zero() -> Self::Sums;
+    unsafe fn splat(a: *const Self::A) -> Self::X;
+    unsafe fn load(w: *const Self::Weight) -> Self::W;
+    unsafe fn add_product(sums: Self::Sums, x: Self::X, w: Self::W) -> Self::Sums;
+    unsafe fn store(sums: Self::Sums, to: *mut f32);
+    /// Converts sixteen steps of a row.
+    unsafe fn convert(row: *const f32, to: &mut [Self::A; LANES]);
+}
+
+/// Weights in f32.
+pub(crate) struct F32<L>(PhantomData<L>);
+
+impl<L: Lanes> Kernel for F32<L> {
+    type Weight = f32;
+    type A = f32;
+    type X = L;
+    type W = L;
+    type Sums = L;
+    const ISA: Isa = L::ISA;
+
+    #[inline(always)]
+    unsafe fn zero() -> L {
+        // SAFETY (here and below): the caller's promise.
+        unsafe { L::zero() }
+    }
+    #[inline(always)]
+    unsafe fn splat(a: *const f32) -> L {
+        // SAFETY: as above.
+        unsafe { L::splat(*a) }
+    }
+    #[inline(always)]
+    unsafe fn load(w: *const f32) -> L {
+        // SAFETY: as above.
+        unsafe { L::load_f32(w) }
+    }
+    #[inline(always)]
+    unsafe fn add_product(sums: L, x: L, w: L) -> L {
+        // SAFETY: as above.
+        unsafe { sums.add_product(x, w) }
+    }
+    #[inline(always)]
+    unsafe fn store(sums: L, to: *mut f32) {
+        // SAFETY: as above.
+        unsafe { sums.store(to) }
+    }
+    #[inline(always)]
+    unsafe fn convert(row: *const f32, to: &mut [f32; LANES]) {
+        // SAFETY: as above.
+        *to = unsafe { row.cast::<[f32; LANES]>().read_unaligned() };
+    }
+}
+
+/// Weights in f16, widened as they are loaded.
+pub(crate) struct F16<L>(PhantomData<L>);
+
+impl<L: Lanes> Kernel for F16<L> {
+    type Weight = f16;
+    type A = f32;
+    type X = L;
+    type W = L;
+    type Sums = L;
+    const ISA: Isa = L::ISA;
+
+    #[inline(always)]
+    unsafe fn zero() -> L {
+        // SAFETY (here and below): the caller's promise.
+        unsafe { L::zero() }
+    }
+    #[inline(always)]
+    unsafe fn splat(a: *const f32) -> L {
+        // SAFETY: as above.
+        unsafe { L::splat(*a) }
+    }
+    #[inline(always)]
+    unsafe fn load(w: *const f16) -> L {
+        // SAFETY: as above.
+        unsafe { L::load_f16(w) }
+    }
+    #[inline(always)]
+    unsafe fn add_product(sums: L, x: L, w: L) -> L {
+        // SAFETY: as above.
+        unsafe { sums.add_product(x, w) }
+    }
+    #[inline(always)]
+    unsafe fn store(sums: L, to: *mut f32) {
+        // SAFETY: as above.
+        unsafe { sums.store(to) }
+    }
+    #[inline(always)]
+    unsafe fn convert(row: *const f32, to: &mut [f32; LANES]) {
+        // SAFETY: as above.
+        *to = unsafe { row.cast::<[f32; LANES]>().read_unaligned() };
+    }
+}
+
+/// Weights in bf16, widened as they are loaded; activations stay in f32.
+pub(crate) struct Bf16<L>(PhantomData<L>);
+
+impl<L: Lanes> Kernel for Bf16<L> {
+    type Weight = bf16;
+    type A = [f32; 2];
+    type X = (L, L);
+    type W = (L, L);
+    type Sums = L;
+    const ISA: Isa = L::ISA;
+
+    #[inline(always)]
+    unsafe fn zero() -> L {
+        // SAFETY (here and below): the caller's promise.
+        unsafe { L::zero() }
+    }
+    #[inline(always)]
+    unsafe fn splat(a: *const [f32; 2]) -> (L, L) {
+        // SAFETY: as above.
+        unsafe { (L::splat((*a)[0]), L::splat((*a)[1])) }
+    }
+    #[inline(always)]
+    unsafe fn load(w: *const bf16) -> (L, L) {
+        // SAFETY: as above.
+        unsafe { L::load_bf16_pairs(w) }
+    }
+    #[inline(always)]
+    unsafe fn add_product(sums: L, x: (L, L), w: (L, L)) -> L {
+        // SAFETY: as above.
+        unsafe { sums.add_product(x.0, w.0).add_product(x.1, w.1) }
+    }
+    #[inline(always)]
+    unsafe fn store(sums: L, to: *mut f32) {
+        // SAFETY: as above.
+        unsafe { sums.store(to) }
+    }
+    #[inline(always)]
+    unsafe fn convert(row: *const f32, to: &mut [[f32; 2]; LANES]) {
+        // SAFETY: as above.
+        *to = unsafe { row.cast::<[[f32; 2]; LANES]>().read_unaligned() };
+    }
+}
+
+/// Weights and activations in bf16, products and sums in f32 (`vdpbf16ps`).
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Bf16Dot;
+
+#[cfg(target_arch = "x86_64")]
+impl Kernel for Bf16Dot {
+    type Weight = bf16;
+    type A = u32;
+    type X = __m512bh;
+    type W = __m512bh;
+    type Sums = __m512;
+    const ISA: Isa = Isa::Avx512Bf16;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m512 {
+        // SAFETY (here and below): the caller's promise.
+        unsafe { _mm512_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn splat(a: *const u32) -> __m512bh {
+        // SAFETY: as above; both types are 64 bytes of any content.
+        unsafe { std::mem::transmute(_mm512_set1_epi32(*a as i32)) }
+    }
+    #[inline(always)]
+    unsafe fn load(w: *const bf16) -> __m512bh {
+        // SAFETY: as above.
+        unsafe { std::mem::transmute(_mm512_loadu_si512(w.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn add_product(sums: __m512, x: __m512bh, w: __m512bh) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_dpbf16_ps(sums, x, w) }
+    }
+    #[inline(always)]
+    unsafe fn store(sums: __m512, to: *mut f32) {
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_ps(to, sums) }
+    }
+    #[inline(always)]
+    unsafe fn convert(row: *const f32, to: &mut [u32; LANES]) {
+        // SAFETY: as above.
+        unsafe {
+            let pairs = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(row.add(LANES)), _mm512_loadu_ps(row));
+            _mm512_storeu_si512(
+                to.as_mut_ptr().cast(),
+                std::mem::transmute::<__m512bh, __m512i>(pairs),
+            );
+        }
+    }
+}
+
+/// Where the steps of `M` rows lie: row `r` at step `i` is `start[r · row + i · step]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Strides {
+    pub(crate) row: usize,
+    pub(crate) step: usize,
+}
+
+/// The sums of `M` rows × `P` panels over `n_steps` steps.
+///
+/// # Safety
+/// As [`Kernel`]; `a` is valid for the steps of `M` rows and every panel for `n_steps` steps.
+#[inline(always)]
+pub(crate) unsafe fn product<K: Kernel, const M: usize, const P: usize>(
+    a: *const K::A,
+    strides: Strides,
+    panels: [*const K::Weight; P],
+    n_steps: usize,
+) -> [[K::Sums; P]; M] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [[K::zero(); P]; M];
+        for i in 0..n_steps {
+            let at = |r: usize| a.add(r * strides.row + i * strides.step);
+            let w = |p: usize| K::load(panels[p].add(i * LANES * K::Weight::STEP));
+            // Whichever is fewer stays in registers, the other passes through one.
+            if M < P {
+                let x: [K::X; M] = std::array::from_fn(|r| K::splat(at(r)));
+                for p in 0..P {
+                    let w = w(p);
+                    for r in 0..M {
+                        sums[r][p] = K::add_product(sums[r][p], x[r], w);
+                    }
+                }
+            } else {
+                let w: [K::W; P] = std::array::from_fn(w);
+                for r in 0..M {
+                    let x = K::splat(at(r));
+                    for p in 0..P {
+                        sums[r][p] = K::add_product(sums[r][p], x, w[p]);
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Most rows of a tile.
+pub(crate) const fn max_rows(isa: Isa) -> usize {
+    match isa {
+        // 12 rows × 2 panels: 24 accumulators of 32 registers.
+        Isa::Avx512 | Isa::Avx512Bf16 => 12,
+        // 6 rows × 1 panel of two registers: 12 accumulators of 16.
+        Isa::Avx2 => 6,
+        Isa::Portable => 4,
+    }
+}
+
+/// Panels that a tile of `rows` rows takes at once.
+pub(crate) const fn panels_at_once(isa: Isa, rows: usize) -> usize {
+    match (isa, rows) {
+        (Isa::Avx512 | Isa::Avx512Bf16, 0..=6) => 4,
+        (Isa::Avx512 | Isa::Avx512Bf16, _) => 2,
+        (Isa::Avx2, 0..=3) => 2,
+        _ => 1,
+    }
+}
+
+/// Something to do for a tile whose size is known when the program is compiled.
+pub(crate) trait TileWork<K: Kernel> {
+    /// # Safety
+    /// As [`Kernel`], and what the implementor asks for.
+    unsafe fn run<const M: usize, const P: usize>(&self);
+}
+
+/// Calls `work.run::<rows, panels>()`.
+///
+/// # Safety
+/// As [`TileWork::run`]. `panels` is 1 or [`panels_at_once`] of `rows` or of `rows + 1`.
+#[inline(always)]
+pub(crate) unsafe fn with_tile<K: Kernel>(rows: usize, panels: usize, work: &impl TileWork<K>) {
+    macro_rules! pick {
+        ($(($rows:literal, $panels:literal))*) => {
+            // SAFETY: the caller's promise.
+            match (rows, panels) {
+                $(($rows, $panels) => unsafe { work.run::<$rows, $panels>() },)*
+                _ => unreachable!("a tile of {rows} × {panels} on {}", K::ISA),
+            }
+        };
+    }
+    match K::ISA {
+        Isa::Avx512 | Isa::Avx512Bf16 => pick! {
+            (1, 4) (2, 4) (3, 4) (4, 4) (5, 4) (6, 4)
+            (6, 2) (7, 2) (8, 2) (9, 2) (10, 2) (11, 2) (12, 2)
+            (1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1)
+            (7, 1) (8, 1) (9, 1) (10, 1) (11, 1) (12, 1)
+        },
+        Isa::Avx2 => pick! {
+            (1, 2) (2, 2) (3, 2)
+            (1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1)
+        },
+        Isa::Portable => pick! { (1, 1) (2, 1) (3, 1) (4, 1) },
+    }
+}
+
+/// Compiled once for every instruction set: whatever it calls inline may use the set's
+/// instructions.
+pub(crate) trait IsaWork {
+    /// # Safety
+    /// What the implementor asks for, where the instructions are available.
+    unsafe fn run(&self);
+}
+
+/// Runs `work` compiled for `isa`.
+///
+/// # Safety
+/// As [`IsaWork::run`]; this machine must have `isa`.
+pub(crate) unsafe fn on_isa(isa: Isa, work: &impl IsaWork) {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+    unsafe fn avx512bf16(work: &impl IsaWork) {
+        // SAFETY: the caller's promise.
+        unsafe { work.run() }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    unsafe fn avx512(work: &impl IsaWork) {
+        // SAFETY: the caller's promise.
+        unsafe { work.run() }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx2(work: &impl IsaWork) {
+        // SAFETY: the caller's promise.
+        unsafe { work.run() }
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => avx512bf16(work),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512(work),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2(work),
+            _ => work.run(),
+        }
+    }
+}

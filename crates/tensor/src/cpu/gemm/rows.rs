@@ -1,0 +1,173 @@
+//! The rows of A: how they are cut into tiles, and packed.
+//!
+//! A tile of `h` rows is stored step by step, `[n_steps, h]`, so that the inner loop reads it from
+//! front to back; tiles follow one another, which makes row `r` of the whole start at or after
+//! `r · n_steps`.
+
+use std::ops::Range;
+
+use super::kernel::{IsaWork, Kernel, max_rows, on_isa};
+use crate::cpu::isa::Isa;
+use crate::cpu::lanes::LANES;
+use crate::cpu::panels::Element;
+use crate::cpu::parallel::{Parallel, SharedMut};
+
+/// Consecutive rows that meet the same weights, cut into tiles of nearly equal height.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RowTiles {
+    rows: Range<usize>,
+    n_tiles: usize,
+}
+
+impl RowTiles {
+    pub(crate) fn new(isa: Isa, rows: Range<usize>) -> Self {
+        let n_tiles = rows.len().div_ceil(max_rows(isa));
+        Self { rows, n_tiles }
+    }
+
+    pub(crate) fn n_rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.n_tiles
+    }
+
+    /// Height of the highest tile; the others are at most one row lower.
+    pub(crate) fn height(&self) -> usize {
+        self.rows.len().div_ceil(self.n_tiles.max(1))
+    }
+
+    /// The rows of one tile.
+    pub(crate) fn tile(&self, tile_idx: usize) -> Range<usize> {
+        let (low, n_high) = (
+            self.rows.len() / self.n_tiles,
+            self.rows.len() % self.n_tiles,
+        );
+        let start = |tile: usize| self.rows.start + tile * low + tile.min(n_high);
+        start(tile_idx)..start(tile_idx + 1)
+    }
+}
+
+/// Rows of f32, all or some of them, in any order.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    /// `[_, n_cols]`
+    pub(crate) data: &'a [f32],
+    pub(crate) n_cols: usize,
+    /// Which row of `data` each row is; in order where there is none.
+    pub(crate) idx: Option<&'a [usize]>,
+}
+
+impl<'a> Rows<'a> {
+    fn row(&self, row: usize) -> &'a [f32] {
+        let row = self.idx.map_or(row, |idx| idx[row]);
+        &self.data[row * self.n_cols..][..self.n_cols]
+    }
+}
+
+/// Packs the rows of all groups into `to`: `[n_rows, n_steps]` values in all.
+pub(crate) fn pack<K: Kernel>(
+    parallel: &Parallel,
+    rows: Rows<'_>,
+    groups: &[RowTiles],
+    to: &mut [K::A],
+) {
+    let n_steps = rows.n_cols.div_ceil(K::Weight::STEP);
+    let n_rows: usize = groups.iter().map(RowTiles::n_rows).sum();
+    assert!(to.len() >= n_rows * n_steps, "packed rows need more room");
+    let to = SharedMut::new(to);
+    let n_tiles: usize = groups.iter().map(RowTiles::len).sum();
+    // A few tiles a piece: packing one takes little longer than fetching a piece of work.
+    const PIECE: usize = 4;
+    parallel.for_each(n_tiles.div_ceil(PIECE), |piece| {
+        let wanted = piece * PIECE..(piece + 1) * PIECE;
+        let mut before = 0;
+        for group in groups {
+            for tile in 0..group.len() {
+                if wanted.contains(&(before + tile)) {
+                    let work = PackTile::<K> {
+                        rows,
+                        tile: group.tile(tile),
+                        n_steps,
+                        to,
+                    };
+                    // SAFETY: tiles are disjoint rows of `to`, which has room for all of them and
+                    // is borrowed until every piece is done.
+                    unsafe { on_isa(K::ISA, &work) };
+                }
+            }
+            before += group.len();
+        }
+    });
+}
+
+struct PackTile<'a, K: Kernel> {
+    rows: Rows<'a>,
+    tile: Range<usize>,
+    n_steps: usize,
+    to: SharedMut<K::A>,
+}
+
+impl<K: Kernel> IsaWork for PackTile<'_, K> {
+    #[inline(always)]
+    unsafe fn run(&self) {
+        let n = self.rows.n_cols;
+        // SAFETY: the tile's values start there and fill `n_steps · height`.
+        let to = unsafe { self.to.ptr().add(self.tile.start * self.n_steps) };
+        for first in (0..self.n_steps).step_by(LANES) {
+            let n_steps = LANES.min(self.n_steps - first);
+            let from = first * K::Weight::STEP;
+            for (r, row) in self.tile.clone().enumerate() {
+                let row = &self.rows.row(row)[from..n.min(from + LANES * K::Weight::STEP)];
+                // SAFETY: steps `first ..` of row `r` lie within the tile.
+                unsafe {
+                    put::<K>(
+                        row,
+                        to.add(first * self.tile.len() + r),
+                        self.tile.len(),
+                        n_steps,
+                    )
+                };
+            }
+        }
+    }
+}
+
+/// Converts at most sixteen steps of one row of a tile of `height` rows; `n_steps` of them are
+/// stored.
+///
+/// # Safety
+/// `to` is valid for `n_steps` values, `height` apart.
+#[inline(always)]
+pub(super) unsafe fn put<K: Kernel>(row: &[f32], to: *mut K::A, height: usize, n_steps: usize) {
+    let mut converted = [bytemuck::Zeroable::zeroed(); LANES];
+    // SAFETY: `convert` reads sixteen steps, which the row or the copy of it has; the rest is the
+    // caller's promise.
+    unsafe {
+        if row.len() >= LANES * K::Weight::STEP {
+            K::convert(row.as_ptr(), &mut converted);
+        } else {
+            let mut padded = [0.0; 2 * LANES];
+            padded[..row.len()].copy_from_slice(row);
+            K::convert(padded.as_ptr(), &mut converted);
+        }
+        for (step, &value) in converted[..n_steps].iter().enumerate() {
+            *to.add(step * height) = value;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_are_of_nearly_equal_height() {
+        let tiles = RowTiles::new(Isa::Avx512, 5..18);
+        assert_eq!((tiles.len(), tiles.height()), (2, 7));
+        assert_eq!([tiles.tile(0), tiles.tile(1)], [5..12, 12..18]);
+        let none = RowTiles::new(Isa::Avx512, 3..3);
+        assert_eq!((none.len(), none.height()), (0, 0));
+    }
+}

@@ -240,27 +240,32 @@ impl<L: Lanes> IsaWork for HeadWork<'_, L> {
         let head = self.head;
         let (row, _) = head.widths();
         let (dim, n) = (head.shape.head_dim, head.tokens.len());
-        MEMORY.with_borrow_mut(|memory| {
-            let mut keys = (head.part(1, 0).as_ptr(), row);
-            if let PositionRule::Rotary { .. } = head.shape.position {
-                let rotated = memory.keys.room::<f32>(n * dim);
-                for (token, to) in rotated.chunks_exact_mut(dim).enumerate() {
-                    head.copy_rotated(1, token, to);
-                }
-                keys = (rotated.as_ptr(), dim);
+        // Taken, not borrowed by a closure: that would not be compiled for the instruction set.
+        let mut memory = MEMORY.take();
+        let mut keys = (head.part(1, 0).as_ptr(), row);
+        if let PositionRule::Rotary { .. } = head.shape.position {
+            let rotated = memory.keys.room::<f32>(n * dim);
+            for (token, to) in rotated.chunks_exact_mut(dim).enumerate() {
+                head.copy_rotated(1, token, to);
             }
-            for first in head.queries.clone().step_by(QUERIES) {
-                let block = QueryBlock {
-                    head,
-                    queries: first..head.queries.end.min(first + QUERIES),
-                    keys,
-                };
-                // SAFETY: the caller's promise; `keys` are those of all tokens of the sequence.
-                unsafe {
-                    block.run::<L>(&mut memory.queries, &mut memory.scores, &mut memory.mixed)
-                };
-            }
-        });
+            keys = (rotated.as_ptr(), dim);
+        }
+        let Memory {
+            queries,
+            scores,
+            mixed,
+            ..
+        } = &mut memory;
+        for first in head.queries.clone().step_by(QUERIES) {
+            let block = QueryBlock {
+                head,
+                queries: first..head.queries.end.min(first + QUERIES),
+                keys,
+            };
+            // SAFETY: the caller's promise; `keys` are those of all tokens of the sequence.
+            unsafe { block.run::<L>(queries, scores, mixed) };
+        }
+        MEMORY.set(memory);
     }
 }
 

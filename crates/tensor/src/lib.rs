@@ -2,7 +2,8 @@
 //! other ranks, and the CPU device.
 //!
 //! In reading order: [`dtype`] and [`checkpoint`] are weights at rest; [`device`] is what one rank
-//! computes with; [`collective`] is how ranks talk; [`cpu`] implements the device.
+//! computes with; [`collective`] is how ranks talk; [`cpu`] implements the device; [`timed`] measures
+//! what a device does.
 //!
 //! This crate uses no other crate of the workspace.
 
@@ -11,3 +12,4 @@ pub mod collective;
 pub mod cpu;
 pub mod device;
 pub mod dtype;
+pub mod timed;

@@ -10,12 +10,17 @@ use super::gemm::Piece;
 use super::gemm::rows::RowTiles;
 use super::isa::Isa;
 use super::parallel::Parallel;
+use super::tensor::{Arena, Tensor};
 use crate::device::DeviceError;
+
+/// Elements of a piece of elementwise work: a few µs.
+const PIECE: usize = 8 << 10;
 
 /// Instructions, threads and working memory.
 pub(crate) struct Compute {
     pub(crate) isa: Isa,
     pub(crate) parallel: Parallel,
+    pub(crate) arena: Arena,
     scratch: Mutex<Scratch>,
 }
 
@@ -44,8 +49,22 @@ impl Compute {
         Ok(Self {
             isa,
             parallel,
+            arena: Arena::default(),
             scratch: Mutex::default(),
         })
+    }
+
+    /// Calls `f(i, row)` for each row of a tensor.
+    pub(crate) fn for_each_row(&self, out: &mut Tensor, f: impl Fn(usize, &mut [f32]) + Sync) {
+        let n_cols = out.n_cols.max(1);
+        let n_rows = (PIECE / n_cols).max(1);
+        let data = out.as_mut_slice();
+        self.parallel
+            .for_each_chunk(data, n_rows * n_cols, |piece, rows| {
+                for (i, row) in rows.chunks_exact_mut(n_cols).enumerate() {
+                    f(piece * n_rows + i, row);
+                }
+            });
     }
 
     /// The working memory, for one operation.

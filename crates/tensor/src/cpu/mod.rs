@@ -11,8 +11,10 @@ mod norm;
 mod pages;
 mod panels;
 mod parallel;
+pub mod peak;
 mod router;
 mod table;
+mod tensor;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +24,7 @@ pub use experts::Experts;
 pub use isa::Isa;
 pub use panels::Matrix;
 pub use table::Table;
+pub use tensor::Tensor;
 
 use crate::checkpoint::HostTensor;
 use crate::collective::Collective;
@@ -32,47 +35,6 @@ use crate::device::{
 use crate::dtype::DType;
 use compute::Compute;
 use gemm::gemm;
-
-/// Activations in host memory.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tensor {
-    n_rows: usize,
-    n_cols: usize,
-    /// `[n_rows, n_cols]`
-    data: Vec<f32>,
-}
-
-impl Tensor {
-    /// A tensor of the given rows.
-    ///
-    /// # Panics
-    /// If `data` is not `n_rows · n_cols` long.
-    pub fn new(n_rows: usize, n_cols: usize, data: Vec<f32>) -> Self {
-        assert_eq!(
-            data.len(),
-            n_rows * n_cols,
-            "a tensor of {n_rows} × {n_cols}"
-        );
-        Self {
-            n_rows,
-            n_cols,
-            data,
-        }
-    }
-
-    fn zeros(n_rows: usize, n_cols: usize) -> Self {
-        Self {
-            n_rows,
-            n_cols,
-            data: vec![0.0; n_rows * n_cols],
-        }
-    }
-
-    /// Its numbers, row by row.
-    pub fn as_slice(&self) -> &[f32] {
-        &self.data
-    }
-}
 
 /// How a [`CpuDevice`] is set up.
 #[derive(Clone, Copy, Debug)]
@@ -200,7 +162,7 @@ impl Device for CpuDevice {
             got: 0,
         })?;
         let (n_tokens, n_cols) = (first.row_idx.len(), first.table.n_cols());
-        let mut out = Tensor::zeros(n_tokens, n_cols);
+        let mut out = self.compute.arena.tensor(n_tokens, n_cols);
         for part in rows {
             check("embed", "n_tokens", n_tokens, part.row_idx.len())?;
             check("embed", "d_model", n_cols, part.table.n_cols())?;
@@ -217,34 +179,24 @@ impl Device for CpuDevice {
                 });
             }
         }
-        self.compute
-            .parallel
-            .for_each_chunk(&mut out.data, n_cols.max(1), |token, out| {
-                for part in rows {
-                    part.table
-                        .add_row(part.row_idx[token] as usize, part.scale, out);
-                }
-            });
+        self.compute.for_each_row(&mut out, |token, out| {
+            out.fill(0.0);
+            for part in rows {
+                part.table
+                    .add_row(part.row_idx[token] as usize, part.scale, out);
+            }
+        });
         Ok(out)
     }
 
     fn norm(&self, x: &Tensor, norm: &Norm<Vec<f32>>) -> Result<Tensor> {
         check("norm", "d_model", x.n_cols, norm.weight.len())?;
-        let mut out = x.clone();
-        let (
-            isa,
-            Norm {
-                kind,
-                eps,
-                weight,
-                bias,
-            },
-        ) = (self.config.isa, norm);
-        self.compute
-            .parallel
-            .for_each_chunk(&mut out.data, x.n_cols.max(1), |_, row| {
-                norm::norm_row(isa, *kind, *eps, row, weight, bias.as_deref());
-            });
+        let mut out = self.compute.arena.tensor(x.n_rows, x.n_cols);
+        let isa = self.config.isa;
+        let bias = norm.bias.as_deref();
+        self.compute.for_each_row(&mut out, |i, out| {
+            norm::norm_row(isa, norm.kind, norm.eps, x.row(i), &norm.weight, bias, out);
+        });
         Ok(out)
     }
 
@@ -264,37 +216,47 @@ impl Device for CpuDevice {
             check("linear", "residual rows", x.n_rows, residual.n_rows)?;
             check("linear", "residual columns", w.n_out(), residual.n_cols)?;
         }
-        let mut out = Tensor::zeros(x.n_rows, w.n_out());
+        let mut out = self.compute.arena.tensor(x.n_rows, w.n_out());
         let bias = bias.map(Vec::as_slice);
         let residual = residual.map(Tensor::as_slice);
         gemm(
             &self.compute,
-            &x.data,
+            x.as_slice(),
             w,
             bias,
             activation,
             residual,
-            &mut out.data,
+            out.as_mut_slice(),
         );
         Ok(out)
     }
 
     fn multiply(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
         check_same("multiply", x, y)?;
-        let data = x.data.iter().zip(&y.data).map(|(x, y)| x * y).collect();
-        Ok(Tensor { data, ..*x })
+        let mut out = self.compute.arena.tensor(x.n_rows, x.n_cols);
+        self.compute.for_each_row(&mut out, |i, out| {
+            for ((out, x), y) in out.iter_mut().zip(x.row(i)).zip(y.row(i)) {
+                *out = x * y;
+            }
+        });
+        Ok(out)
     }
 
     fn add(&self, x: &Tensor, y: &Tensor, bias: Option<&Vec<f32>>) -> Result<Tensor> {
         check_same("add", x, y)?;
-        let mut data: Vec<f32> = x.data.iter().zip(&y.data).map(|(x, y)| x + y).collect();
         if let Some(bias) = bias {
             check("add", "bias", x.n_cols, bias.len())?;
-            for row in data.chunks_exact_mut(x.n_cols.max(1)) {
-                row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
-            }
         }
-        Ok(Tensor { data, ..*x })
+        let mut out = self.compute.arena.tensor(x.n_rows, x.n_cols);
+        self.compute.for_each_row(&mut out, |i, out| {
+            for ((out, x), y) in out.iter_mut().zip(x.row(i)).zip(y.row(i)) {
+                *out = x + y;
+            }
+            if let Some(bias) = bias {
+                out.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+            }
+        });
+        Ok(out)
     }
 
     fn attention(
@@ -313,21 +275,21 @@ impl Device for CpuDevice {
         };
         let bias = bias.map_or(&[][..], Vec::as_slice);
         check("attention", "bias", n_bias, bias.len())?;
-        let mut out = Tensor::zeros(qkv.n_rows, width);
+        let mut out = self.compute.arena.tensor(qkv.n_rows, width);
         attention::attention(
             &self.compute,
-            &qkv.data,
+            qkv.as_slice(),
             cu_seqlens,
             shape,
             bias,
-            &mut out.data,
+            out.as_mut_slice(),
         );
         Ok(out)
     }
 
     fn route(&self, x: &Tensor, router: &Matrix, rule: RouterRule) -> Result<Routing> {
         let mut logits = self.linear(x, router, None, Activation::Identity, None)?;
-        Ok(router::route(&mut logits.data, router.n_out(), rule))
+        Ok(router::route(logits.as_mut_slice(), router.n_out(), rule))
     }
 
     fn limit_capacity(
@@ -354,8 +316,14 @@ impl Device for CpuDevice {
 
     fn expert_ffn(&self, x: &Tensor, routing: &Routing, experts: &Experts) -> Result<Tensor> {
         check("expert_ffn", "n_tokens", x.n_rows, routing.n_tokens())?;
-        let mut out = Tensor::zeros(x.n_rows, x.n_cols);
-        let n = experts.run(&self.compute, &x.data, routing, x.n_cols, &mut out.data);
+        let mut out = self.compute.arena.tensor(x.n_rows, x.n_cols);
+        let n = experts.run(
+            &self.compute,
+            x.as_slice(),
+            routing,
+            x.n_cols,
+            out.as_mut_slice(),
+        );
         self.counters
             .expert_multiply_adds
             .fetch_add(n, Ordering::Relaxed);
@@ -363,10 +331,10 @@ impl Device for CpuDevice {
     }
 
     fn all_gather(&self, x: &Tensor, n_rows: &[usize]) -> Result<Tensor> {
-        let mut out = Tensor::zeros(n_rows.iter().sum(), x.n_cols);
+        let mut out = self.compute.arena.tensor(n_rows.iter().sum(), x.n_cols);
         let counts: Vec<_> = n_rows.iter().map(|n| n * x.n_cols).collect();
         self.collective
-            .all_gather(&x.data, &counts, &mut out.data)?;
+            .all_gather(x.as_slice(), &counts, out.as_mut_slice())?;
         Ok(out)
     }
 
@@ -391,41 +359,45 @@ impl Device for CpuDevice {
     fn reduce_scatter(&self, x: &Tensor, n_rows: &[usize]) -> Result<Tensor> {
         let counts: Vec<_> = n_rows.iter().map(|n| n * x.n_cols).collect();
         let mine = n_rows.get(self.collective.rank()).copied().unwrap_or(0);
-        let mut out = Tensor::zeros(mine, x.n_cols);
+        let mut out = self.compute.arena.tensor(mine, x.n_cols);
         self.collective
-            .reduce_scatter(&x.data, &counts, &mut out.data)?;
+            .reduce_scatter(x.as_slice(), &counts, out.as_mut_slice())?;
         Ok(out)
     }
 
     fn pool(&self, x: &Tensor, cu_seqlens: &[usize], rule: Pooling) -> Result<Tensor> {
         check_segments("pool", cu_seqlens, x.n_rows)?;
         let n_seqs = cu_seqlens.len().saturating_sub(1);
-        let mut out = Tensor::zeros(n_seqs, x.n_cols);
-        let n = x.n_cols.max(1);
-        for (out, range) in out.data.chunks_exact_mut(n).zip(cu_seqlens.windows(2)) {
+        let mut out = self.compute.arena.tensor(n_seqs, x.n_cols);
+        self.compute.for_each_row(&mut out, |seq, out| {
+            let range = &cu_seqlens[seq..seq + 2];
             let rows = match rule {
                 Pooling::Cls => range[0]..(range[0] + 1).min(range[1]),
                 Pooling::Mean => range[0]..range[1],
                 Pooling::LastToken => range[1].saturating_sub(1).max(range[0])..range[1],
             };
             let factor = 1.0 / rows.len().max(1) as f32;
-            for row in x.data[rows.start * n..rows.end * n].chunks_exact(n) {
-                out.iter_mut().zip(row).for_each(|(o, x)| *o += x);
+            out.fill(0.0);
+            for row in rows {
+                out.iter_mut().zip(x.row(row)).for_each(|(o, x)| *o += x);
             }
             out.iter_mut().for_each(|o| *o *= factor);
-        }
+        });
         Ok(out)
     }
 
     fn scale(&self, x: &Tensor, factor: f32) -> Result<Tensor> {
-        Ok(Tensor {
-            data: x.data.iter().map(|x| factor * x).collect(),
-            ..*x
-        })
+        let mut out = self.compute.arena.tensor(x.n_rows, x.n_cols);
+        self.compute.for_each_row(&mut out, |i, out| {
+            out.iter_mut()
+                .zip(x.row(i))
+                .for_each(|(out, x)| *out = factor * x);
+        });
+        Ok(out)
     }
 
     fn to_host(&self, x: &Tensor) -> Result<Vec<f32>> {
-        Ok(x.data.clone())
+        Ok(x.as_slice().to_vec())
     }
 
     fn routing_to_host(&self, routing: &Routing) -> Result<Routing> {

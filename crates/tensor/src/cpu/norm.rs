@@ -4,24 +4,27 @@ use super::isa::per_isa;
 use crate::device::NormKind;
 
 per_isa! {
-    /// Normalises one row in place; statistics in f32 over sixteen partial sums.
+    /// Normalises one row; statistics in f32 over sixteen partial sums.
     pub(crate) fn norm_row(
         kind: NormKind,
         eps: f32,
-        row: &mut [f32],
+        row: &[f32],
         weight: &[f32],
         bias: Option<&[f32]>,
+        out: &mut [f32],
     ) {
         let n = row.len() as f32;
-        if kind == NormKind::Layer {
-            let mean = sum(row, |x| x) / n;
-            row.iter_mut().for_each(|x| *x -= mean);
-        }
-        let variance = sum(row, |x| x * x) / n;
+        let mean = match kind {
+            NormKind::Layer => sum(row, |x| x) / n,
+            NormKind::Rms => 0.0,
+        };
+        let variance = sum(row, |x| (x - mean) * (x - mean)) / n;
         let factor = 1.0 / (variance + eps).sqrt();
-        row.iter_mut().zip(weight).for_each(|(x, w)| *x *= factor * w);
+        for ((out, x), w) in out.iter_mut().zip(row).zip(weight) {
+            *out = (x - mean) * factor * w;
+        }
         if let Some(bias) = bias {
-            row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+            out.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
         }
     }
 }

@@ -1,0 +1,115 @@
+//! What a device could do at most, measured on its own threads and instructions: the roofline that
+//! its operations are compared with.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use super::gemm::kernel::{F32, IsaWork, Kernel, on_isa};
+use super::isa::Isa;
+use super::lanes::{LANES, Lanes, PortableLanes};
+#[cfg(target_arch = "x86_64")]
+use super::{
+    gemm::kernel::Bf16Dot,
+    lanes::{Avx2Lanes, Avx512Lanes},
+};
+use super::panels::Element;
+use super::parallel::Parallel;
+use super::{CpuDevice, pages};
+use crate::dtype::DType;
+
+/// How long each of the measurements repeats itself. The best repetition counts: whatever else runs
+/// on the machine can only lower it.
+const DURATION: Duration = Duration::from_millis(300);
+
+/// Steps of a piece of work: about 0.1 ms.
+const N_STEPS: usize = 1 << 16;
+
+/// Pieces per thread, so that a thread which wakes up late costs little.
+const PIECES_PER_THREAD: usize = 16;
+
+/// Bytes that are read: several times the last-level cache of most machines.
+const READ_BYTES: usize = 512 << 20;
+
+/// Bytes of a piece of reading.
+const READ_CHUNK: usize = 1 << 20;
+
+/// Floating-point operations of the instruction that multiplies weights of `dtype`, with all
+/// operands in registers.
+///
+/// # Units
+/// Operations per second of all threads, a multiply-add being two.
+pub fn flops_per_second(device: &CpuDevice, dtype: DType) -> f64 {
+    let parallel = &device.compute.parallel;
+    // SAFETY: `CpuDevice::new` checks the instructions. As many chains as hide the latency of an
+    // instruction (8 to 12 are in flight at once), and as few as the registers hold.
+    unsafe {
+        match (device.config.isa, dtype) {
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512Bf16, DType::BF16) => products_per_second::<Bf16Dot, 16>(parallel),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512Bf16 | Isa::Avx512, _) => {
+                products_per_second::<F32<Avx512Lanes>, 16>(parallel)
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, _) => products_per_second::<F32<Avx2Lanes>, 6>(parallel),
+            _ => products_per_second::<F32<PortableLanes>, 2>(parallel),
+        }
+    }
+}
+
+/// Reading memory in order, from far outside of the caches.
+///
+/// # Units
+/// Bytes per second of all threads.
+pub fn read_bytes_per_second(device: &CpuDevice) -> f64 {
+    let parallel = &device.compute.parallel;
+    let chunk = READ_CHUNK / size_of::<f32>();
+    let mut data = pages::zeroed::<f32>(READ_BYTES / size_of::<f32>());
+    // Memory that was never written is one page of zeros.
+    parallel.for_each_chunk(&mut data, chunk, |_, data| data.fill(1.0));
+    let read = |i: usize| {
+        let data = &data[i * chunk..(i + 1) * chunk];
+        // SAFETY: `CpuDevice::new` checks the instructions.
+        unsafe {
+            match device.config.isa {
+                #[cfg(target_arch = "x86_64")]
+                isa @ (Isa::Avx512 | Isa::Avx512Bf16) => on_isa(isa, &Read::<Avx512Lanes>(data)),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => on_isa(Isa::Avx2, &Read::<Avx2Lanes>(data)),
+                isa => on_isa(isa, &Read::<PortableLanes>(data)),
+            }
+        }
+    };
+    let shortest = shortest(|| parallel.for_each(READ_BYTES / READ_CHUNK, read));
+    READ_BYTES as f64 / shortest
+}
+
+/// Seconds of the shortest of repeated runs.
+fn shortest(run: impl Fn()) -> f64 {
+    let start = Instant::now();
+    let mut shortest = f64::INFINITY;
+    while start.elapsed() < DURATION {
+        let start = Instant::now();
+        run();
+        shortest = shortest.min(start.elapsed().as_secs_f64());
+    }
+    shortest
+}
+
+/// # Safety
+/// The machine has `K::ISA`.
+unsafe fn products_per_second<K: Kernel, const N: usize>(parallel: &Parallel) -> f64 {
+    let n_pieces = PIECES_PER_THREAD * parallel.n_threads();
+    let mut numbers = [0.0; 2 * LANES];
+    for (i, x) in numbers.iter_mut().enumerate() {
+        *x = 0.5 + i as f32 / 64.0;
+    }
+    let shortest = shortest(|| {
+        parallel.for_each(n_pieces, |_| {
+            // SAFETY: the caller's promise.
+            unsafe { on_isa(K::ISA, &Chains::<K, N>::new(black_box(&numbers))) };
+        });
+    });
+    let flops = 2 * N * N_STEPS * LANES * K::Weight::STEP;
+    (n_pieces * flops) as f64 / shortest
+}

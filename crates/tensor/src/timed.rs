@@ -244,11 +244,7 @@ impl<D: Device> Device for Timed<D> {
     }
 
     fn load_exact_table(&self, host: &HostTensor<'_>) -> Result<Self::Table> {
-        Ok(table(
-            self.device.load_exact_table(host)?,
-            host,
-            DType::F32,
-        ))
+        Ok(table(self.device.load_exact_table(host)?, host, DType::F32))
     }
 
     fn load_experts(

@@ -2,16 +2,16 @@
 //! its operations are compared with.
 
 use std::hint::black_box;
+use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
+#[cfg(target_arch = "x86_64")]
+use super::gemm::kernel::Bf16Dot;
 use super::gemm::kernel::{F32, IsaWork, Kernel, on_isa};
 use super::isa::Isa;
-use super::lanes::{LANES, Lanes, PortableLanes};
 #[cfg(target_arch = "x86_64")]
-use super::{
-    gemm::kernel::Bf16Dot,
-    lanes::{Avx2Lanes, Avx512Lanes},
-};
+use super::lanes::{Avx2Lanes, Avx512Lanes};
+use super::lanes::{LANES, Lanes, PortableLanes};
 use super::panels::Element;
 use super::parallel::Parallel;
 use super::{CpuDevice, pages};
@@ -62,7 +62,7 @@ pub fn flops_per_second(device: &CpuDevice, dtype: DType) -> f64 {
 /// # Units
 /// Bytes per second of all threads.
 pub fn read_bytes_per_second(device: &CpuDevice) -> f64 {
-    let parallel = &device.compute.parallel;
+    let (parallel, isa) = (&device.compute.parallel, device.config.isa);
     let chunk = READ_CHUNK / size_of::<f32>();
     let mut data = pages::zeroed::<f32>(READ_BYTES / size_of::<f32>());
     // Memory that was never written is one page of zeros.
@@ -71,12 +71,14 @@ pub fn read_bytes_per_second(device: &CpuDevice) -> f64 {
         let data = &data[i * chunk..(i + 1) * chunk];
         // SAFETY: `CpuDevice::new` checks the instructions.
         unsafe {
-            match device.config.isa {
+            match isa {
                 #[cfg(target_arch = "x86_64")]
-                isa @ (Isa::Avx512 | Isa::Avx512Bf16) => on_isa(isa, &Read::<Avx512Lanes>(data)),
+                Isa::Avx512 | Isa::Avx512Bf16 => {
+                    on_isa(isa, &Read::<Avx512Lanes>(data, PhantomData));
+                }
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => on_isa(Isa::Avx2, &Read::<Avx2Lanes>(data)),
-                isa => on_isa(isa, &Read::<PortableLanes>(data)),
+                Isa::Avx2 => on_isa(isa, &Read::<Avx2Lanes>(data, PhantomData)),
+                _ => on_isa(isa, &Read::<PortableLanes>(data, PhantomData)),
             }
         }
     };
@@ -106,10 +108,74 @@ unsafe fn products_per_second<K: Kernel, const N: usize>(parallel: &Parallel) ->
     }
     let shortest = shortest(|| {
         parallel.for_each(n_pieces, |_| {
+            let chains = Chains::<K, N> {
+                numbers: black_box(&numbers),
+                kernel: PhantomData,
+            };
             // SAFETY: the caller's promise.
-            unsafe { on_isa(K::ISA, &Chains::<K, N>::new(black_box(&numbers))) };
+            unsafe { on_isa(K::ISA, &chains) };
         });
     });
     let flops = 2 * N * N_STEPS * LANES * K::Weight::STEP;
     (n_pieces * flops) as f64 / shortest
+}
+
+/// `N` sums that grow by one product a step, each waiting only for itself.
+struct Chains<'a, K, const N: usize> {
+    numbers: &'a [f32; 2 * LANES],
+    kernel: PhantomData<K>,
+}
+
+impl<K: Kernel, const N: usize> IsaWork for Chains<'_, K, N> {
+    #[inline(always)]
+    unsafe fn run(&self) {
+        const { assert!(N <= LANES, "chains must begin with different numbers") };
+        let mut a = [<K::A as bytemuck::Zeroable>::zeroed(); LANES];
+        let w = self.numbers.map(K::Weight::from_f32);
+        let mut out = [0.0; LANES];
+        // SAFETY: the machine has `K::ISA` by the caller's promise; a step of `w` is sixteen times
+        // `STEP` weights, of which there are at most two; `convert` reads as many numbers.
+        unsafe {
+            K::convert(self.numbers.as_ptr(), &mut a);
+            let w = K::load(w.as_ptr());
+            let x = K::splat(&a[0]);
+            // Chains that began alike could be computed as one.
+            let first = |i: usize| K::add_product(K::zero(), K::splat(&a[i]), w);
+            let mut sums: [K::Sums; N] = std::array::from_fn(first);
+            for _ in 0..N_STEPS {
+                for sum in &mut sums {
+                    *sum = K::add_product(*sum, x, w);
+                }
+            }
+            for sum in sums {
+                K::store(sum, out.as_mut_ptr());
+                black_box(&out);
+            }
+        }
+    }
+}
+
+/// Adds up all numbers.
+struct Read<'a, L>(&'a [f32], PhantomData<L>);
+
+impl<L: Lanes> IsaWork for Read<'_, L> {
+    #[inline(always)]
+    unsafe fn run(&self) {
+        const N: usize = 4;
+        let mut out = [0.0; LANES];
+        // SAFETY: the machine has `L::ISA` by the caller's promise, and blocks lie within the data.
+        unsafe {
+            let one = L::splat(1.0);
+            let mut sums = [L::zero(); N];
+            for block in self.0.chunks_exact(N * LANES) {
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    *sum = sum.add_product(L::load_f32(block.as_ptr().add(i * LANES)), one);
+                }
+            }
+            for sum in sums {
+                sum.store(out.as_mut_ptr());
+                black_box(&out);
+            }
+        }
+    }
 }

@@ -42,28 +42,31 @@ fn power_of_two(n: i32) -> f32 {
     f32::from_bits(((n + 127) << 23) as u32)
 }
 
-/// The error function, within 5e-7 absolutely.
+/// The error function, within 3.4e-7 absolutely and 6.5e-7 relatively.
 ///
-/// # Source
-/// Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26 has 1.5e-7 in exact
-/// arithmetic; near zero the Maclaurin series keeps the relative error small too.
+/// A quotient of polynomials in x², fitted to erf(x) / x on [0, 4] by weighted least squares with
+/// the weights moved until the largest error no longer fell (5.5e-8 before rounding).
 #[inline(always)]
 pub(crate) fn erf(x: f32) -> f32 {
-    let a = x.abs();
-    let t = 1.0 / 0.327_591_1_f32.mul_add(a, 1.0);
-    let mut p = 1.061_405_4;
-    for c in [-1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6] {
+    let t = x * x;
+    let mut p = 1.921_689_4e-8;
+    for c in [
+        -1.990_068_6e-6,
+        1.554_898_7e-4,
+        4.291_271e-3,
+        5.242_799e-2,
+        0.213_904_17,
+        1.128_378_7,
+    ] {
         p = t.mul_add(p, c);
     }
-    let far = 1.0 - p * t * exp(-a * a);
-    let a2 = a * a;
-    let mut s = -1.0 / 1320.0;
-    for c in [1.0 / 216.0, -1.0 / 42.0, 0.1, -1.0 / 3.0, 1.0] {
-        s = a2.mul_add(s, c);
+    let mut q = 1.097_591_8e-3;
+    for c in [1.554_754_6e-2, 0.120_782_755, 0.522_895_3, 1.0] {
+        q = t.mul_add(q, c);
     }
-    let near = std::f32::consts::FRAC_2_SQRT_PI * a * s;
-    let y = if a < 0.5 { near } else { far };
-    y.copysign(x)
+    let y = x * p / q;
+    // From here on it is 1 in f32; a comparison that NaN fails, so that NaN stays NaN.
+    if x.abs() >= 4.0 { 1_f32.copysign(x) } else { y }
 }
 
 #[inline(always)]

@@ -43,6 +43,92 @@ pub(crate) trait Kernel: Sized + 'static {
     unsafe fn store(sums: Self::Sums, to: *mut f32);
     /// Converts sixteen steps of a row.
     unsafe fn convert(row: *const f32, to: &mut [Self::A; LANES]);
+
+    /// Stores `n_steps` steps of all rows of a tile: step by step, row by row.
+    ///
+    /// # Safety
+    /// `to` is valid for `n_steps · rows.len()` values.
+    #[inline(always)]
+    unsafe fn put_steps(rows: &[[Self::A; LANES]], n_steps: usize, to: *mut Self::A) {
+        for (r, row) in rows.iter().enumerate() {
+            for (step, &value) in row[..n_steps].iter().enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe { *to.add(step * rows.len() + r) = value };
+            }
+        }
+    }
+}
+
+/// [`Kernel::put_steps`] through a transposition in registers.
+///
+/// # Safety
+/// As there; AVX-512 must be available, and there are at most sixteen rows and steps.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn put_steps_avx512(rows: &[[u32; LANES]], n_steps: usize, to: *mut u32) {
+    // SAFETY: the caller's promise; a masked store touches the rows' lanes alone.
+    unsafe {
+        let zero = _mm512_setzero_si512();
+        let mut a = [zero; LANES];
+        for (a, row) in a.iter_mut().zip(rows) {
+            *a = _mm512_loadu_si512(row.as_ptr().cast());
+        }
+        // Pairs of rows, then fours: `c[4j + i]` holds column 4L + i of rows 4j .. 4j + 4 in its
+        // quarter L.
+        let (mut b, mut c) = ([zero; LANES], [zero; LANES]);
+        for i in 0..LANES / 2 {
+            b[2 * i] = _mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
+            b[2 * i + 1] = _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
+        }
+        for j in (0..LANES).step_by(4) {
+            c[j] = _mm512_unpacklo_epi64(b[j], b[j + 2]);
+            c[j + 1] = _mm512_unpackhi_epi64(b[j], b[j + 2]);
+            c[j + 2] = _mm512_unpacklo_epi64(b[j + 1], b[j + 3]);
+            c[j + 3] = _mm512_unpackhi_epi64(b[j + 1], b[j + 3]);
+        }
+        // Quarters 0 and 2, quarters 1 and 3, of all rows.
+        let mut columns = [zero; LANES];
+        for i in 0..4 {
+            let even = [
+                _mm512_shuffle_i32x4::<0x88>(c[i], c[4 + i]),
+                _mm512_shuffle_i32x4::<0x88>(c[8 + i], c[12 + i]),
+            ];
+            let odd = [
+                _mm512_shuffle_i32x4::<0xdd>(c[i], c[4 + i]),
+                _mm512_shuffle_i32x4::<0xdd>(c[8 + i], c[12 + i]),
+            ];
+            columns[i] = _mm512_shuffle_i32x4::<0x88>(even[0], even[1]);
+            columns[4 + i] = _mm512_shuffle_i32x4::<0x88>(odd[0], odd[1]);
+            columns[8 + i] = _mm512_shuffle_i32x4::<0xdd>(even[0], even[1]);
+            columns[12 + i] = _mm512_shuffle_i32x4::<0xdd>(odd[0], odd[1]);
+        }
+        let mask = ((1_u32 << rows.len()) - 1) as __mmask16;
+        for (step, column) in columns.into_iter().enumerate().take(n_steps) {
+            _mm512_mask_storeu_epi32(to.add(step * rows.len()).cast(), mask, column);
+        }
+    }
+}
+
+/// [`Kernel::put_steps`] for f32, by whatever the lanes are of.
+///
+/// # Safety
+/// As there, where the instructions of `L` are available.
+#[inline(always)]
+unsafe fn put_steps_f32<L: Lanes>(rows: &[[f32; LANES]], n_steps: usize, to: *mut f32) {
+    // SAFETY: the caller's promise; tiles have at most twelve rows.
+    unsafe {
+        match L::ISA {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => put_steps_avx512(bytemuck::cast_slice(rows), n_steps, to.cast()),
+            _ => {
+                for (r, row) in rows.iter().enumerate() {
+                    for (step, &value) in row[..n_steps].iter().enumerate() {
+                        *to.add(step * rows.len() + r) = value;
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Weights in f32.
@@ -86,6 +172,11 @@ impl<L: Lanes> Kernel for F32<L> {
         // SAFETY: as above.
         *to = unsafe { row.cast::<[f32; LANES]>().read_unaligned() };
     }
+    #[inline(always)]
+    unsafe fn put_steps(rows: &[[f32; LANES]], n_steps: usize, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { put_steps_f32::<L>(rows, n_steps, to) }
+    }
 }
 
 /// Weights in f16, widened as they are loaded.
@@ -128,6 +219,11 @@ impl<L: Lanes> Kernel for F16<L> {
     unsafe fn convert(row: *const f32, to: &mut [f32; LANES]) {
         // SAFETY: as above.
         *to = unsafe { row.cast::<[f32; LANES]>().read_unaligned() };
+    }
+    #[inline(always)]
+    unsafe fn put_steps(rows: &[[f32; LANES]], n_steps: usize, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { put_steps_f32::<L>(rows, n_steps, to) }
     }
 }
 
@@ -223,6 +319,12 @@ impl Kernel for Bf16Dot {
             );
         }
     }
+
+    #[inline(always)]
+    unsafe fn put_steps(rows: &[[u32; LANES]], n_steps: usize, to: *mut u32) {
+        // SAFETY: the caller's promise; tiles have at most twelve rows.
+        unsafe { put_steps_avx512(rows, n_steps, to) }
+    }
 }
 
 /// Where the steps of `M` rows lie: row `r` at step `i` is `start[r · row + i · step]`.
@@ -272,11 +374,14 @@ pub(crate) unsafe fn product<K: Kernel, const M: usize, const P: usize>(
     }
 }
 
+/// Most rows of a tile on any instruction set.
+pub(crate) const MAX_ROWS: usize = 12;
+
 /// Most rows of a tile.
 pub(crate) const fn max_rows(isa: Isa) -> usize {
     match isa {
         // 12 rows × 2 panels: 24 accumulators of 32 registers.
-        Isa::Avx512 | Isa::Avx512Bf16 => 12,
+        Isa::Avx512 | Isa::Avx512Bf16 => MAX_ROWS,
         // 6 rows × 1 panel of two registers: 12 accumulators of 16.
         Isa::Avx2 => 6,
         Isa::Portable => 4,

@@ -316,41 +316,27 @@ impl<K: Kernel> Product<'_, K> {
             }
         }
         activate(self.activation, sums.as_flattened_mut());
-        for (r, row) in sums.chunks_exact(n_panels).enumerate() {
-            let row = &row.as_flattened()[..width];
-            // SAFETY: the caller's promise.
-            unsafe {
-                match &self.out {
-                    Out::Rows(out) => out.put(rows.start + r, first_col, n_out, row),
-                    Out::Packed(out) => {
-                        let n_steps = n_out.div_ceil(K::Weight::STEP);
-                        let tile = out.ptr().add(rows.start * n_steps + r);
-                        put_packed::<K>(row, first_col, tile, rows.len());
+        let row = |r: usize| &sums[r * n_panels..][..n_panels].as_flattened()[..width];
+        // SAFETY: the caller's promise; the tile's steps lie where it starts.
+        unsafe {
+            match &self.out {
+                Out::Rows(out) => {
+                    for r in 0..rows.len() {
+                        out.put(rows.start + r, first_col, n_out, row(r));
+                    }
+                }
+                Out::Packed(out) => {
+                    let step = K::Weight::STEP;
+                    let tile = out.ptr().add(rows.start * n_out.div_ceil(step));
+                    for from in (0..width).step_by(LANES * step) {
+                        let cols = from..width.min(from + LANES * step);
+                        let to = tile.add((first_col + from) / step * rows.len());
+                        let row = |r: usize| &row(r)[cols.clone()];
+                        put::<K>(rows.len(), row, to, cols.len().div_ceil(step));
                     }
                 }
             }
         }
-    }
-}
-
-/// Packs columns `first_col ..` of a row of a tile as steps of the next product.
-///
-/// # Safety
-/// `to` is valid for the row's steps, `height` apart.
-#[inline(always)]
-unsafe fn put_packed<K: Kernel>(row: &[f32], first_col: usize, to: *mut K::A, height: usize) {
-    let step = K::Weight::STEP;
-    for (i, cols) in row.chunks(LANES * step).enumerate() {
-        let first = first_col / step + i * LANES;
-        // SAFETY: the caller's promise.
-        unsafe {
-            put::<K>(
-                cols,
-                to.add(first * height),
-                height,
-                cols.len().div_ceil(step),
-            )
-        };
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::kernel::{IsaWork, Kernel, max_rows, on_isa};
+use super::kernel::{IsaWork, Kernel, MAX_ROWS, max_rows, on_isa};
 use crate::cpu::isa::Isa;
 use crate::cpu::lanes::LANES;
 use crate::cpu::panels::Element;
@@ -115,47 +115,45 @@ impl<K: Kernel> IsaWork for PackTile<'_, K> {
         let n = self.rows.n_cols;
         // SAFETY: the tile's values start there and fill `n_steps · height`.
         let to = unsafe { self.to.ptr().add(self.tile.start * self.n_steps) };
+        let height = self.tile.len();
         for first in (0..self.n_steps).step_by(LANES) {
             let n_steps = LANES.min(self.n_steps - first);
             let from = first * K::Weight::STEP;
-            for (r, row) in self.tile.clone().enumerate() {
-                let row = &self.rows.row(row)[from..n.min(from + LANES * K::Weight::STEP)];
-                // SAFETY: steps `first ..` of row `r` lie within the tile.
-                unsafe {
-                    put::<K>(
-                        row,
-                        to.add(first * self.tile.len() + r),
-                        self.tile.len(),
-                        n_steps,
-                    )
-                };
-            }
+            let cols = from..n.min(from + LANES * K::Weight::STEP);
+            let row = |r: usize| &self.rows.row(self.tile.start + r)[cols.clone()];
+            // SAFETY: steps `first ..` of the tile lie there.
+            unsafe { put::<K>(height, row, to.add(first * height), n_steps) };
         }
     }
 }
 
-/// Converts at most sixteen steps of one row of a tile of `height` rows; `n_steps` of them are
-/// stored.
+/// Converts at most sixteen steps of all rows of a tile and stores `n_steps` of them.
 ///
 /// # Safety
-/// `to` is valid for `n_steps` values, `height` apart.
+/// As [`Kernel::put_steps`]. There are at most `MAX_ROWS` rows.
 #[inline(always)]
-pub(super) unsafe fn put<K: Kernel>(row: &[f32], to: *mut K::A, height: usize, n_steps: usize) {
-    let mut converted = [bytemuck::Zeroable::zeroed(); LANES];
-    // SAFETY: `convert` reads sixteen steps, which the row or the copy of it has; the rest is the
-    // caller's promise.
-    unsafe {
-        if row.len() >= LANES * K::Weight::STEP {
-            K::convert(row.as_ptr(), &mut converted);
-        } else {
-            let mut padded = [0.0; 2 * LANES];
-            padded[..row.len()].copy_from_slice(row);
-            K::convert(padded.as_ptr(), &mut converted);
-        }
-        for (step, &value) in converted[..n_steps].iter().enumerate() {
-            *to.add(step * height) = value;
+pub(super) unsafe fn put<'a, K: Kernel>(
+    n_rows: usize,
+    row: impl Fn(usize) -> &'a [f32],
+    to: *mut K::A,
+    n_steps: usize,
+) {
+    let mut converted = [[bytemuck::Zeroable::zeroed(); LANES]; MAX_ROWS];
+    for (r, converted) in converted[..n_rows].iter_mut().enumerate() {
+        let row = row(r);
+        // SAFETY: `convert` reads sixteen steps, which the row or the copy of it has.
+        unsafe {
+            if row.len() >= LANES * K::Weight::STEP {
+                K::convert(row.as_ptr(), converted);
+            } else {
+                let mut padded = [0.0; 2 * LANES];
+                padded[..row.len()].copy_from_slice(row);
+                K::convert(padded.as_ptr(), converted);
+            }
         }
     }
+    // SAFETY: the caller's promise.
+    unsafe { K::put_steps(&converted[..n_rows], n_steps, to) };
 }
 
 #[cfg(test)]

@@ -21,8 +21,9 @@ use crate::dtype::DType;
 /// on the machine can only lower it.
 const DURATION: Duration = Duration::from_millis(300);
 
-/// Steps of a piece of work: about 0.1 ms.
-const N_STEPS: usize = 1 << 16;
+/// Steps of a piece of work: about 0.02 ms, so that a repetition fits between two of another
+/// program's turns.
+const N_STEPS: usize = 1 << 13;
 
 /// Pieces per thread, so that a thread which wakes up late costs little.
 const PIECES_PER_THREAD: usize = 16;

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::{classify, doctor, embed, inspect, serve, verify};
+use crate::{bench, classify, doctor, embed, inspect, serve, verify};
 
 /// Serve mixture-of-experts text encoders: embeddings and classification.
 ///
@@ -33,6 +33,8 @@ pub enum Action {
     Inspect(Box<inspect::InspectArgs>),
     /// Compare a model on this machine with the plain reference, layer by layer
     Verify(Box<verify::VerifyArgs>),
+    /// Time a model on this machine, operation by operation
+    Bench(Box<bench::BenchArgs>),
     /// Show what this machine has to compute with
     Doctor(doctor::DoctorArgs),
     /// Load a server and report its latencies

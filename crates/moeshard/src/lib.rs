@@ -1,8 +1,8 @@
 //! The parts of the program `moeshard`, in a library so that tests can reach them.
 //!
 //! [`cli`] is the command line; each of its actions is a module: [`serve`], [`embed`] and
-//! [`classify`] (both by [`bulk`]), [`inspect`], [`verify`], [`doctor`] and [`loadtest`]. What
-//! they share is [`model`] (from `--model` to a model that answers, by way of [`hub`]),
+//! [`classify`] (both by [`bulk`]), [`inspect`], [`verify`], [`bench`], [`doctor`] and [`loadtest`].
+//! What they share is [`model`] (from `--model` to a model that answers, by way of [`hub`]),
 //! [`footprint`], [`machine`] and [`arg_error`].
 //!
 //! Arguments come in two stages: clap fills a raw struct, and `try_from` makes a checked
@@ -10,6 +10,7 @@
 
 pub mod arg_error;
 pub mod batch_args;
+pub mod bench;
 pub mod bulk;
 pub mod classify;
 pub mod cli;
@@ -24,6 +25,7 @@ pub mod logging;
 pub mod machine;
 pub mod model;
 pub mod progress;
+mod random;
 pub mod secret;
 pub mod serve;
 pub mod verify;

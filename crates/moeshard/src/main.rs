@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use moeshard::cli::{self, Action, Cli};
-use moeshard::{classify, doctor, embed, inspect, loadtest, logging, serve, verify};
+use moeshard::{bench, classify, doctor, embed, inspect, loadtest, logging, serve, verify};
 
 // Many short-lived allocations from many threads: measurably faster than the system's allocator.
 #[global_allocator]
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Action::Classify(args) => classify::run(*args),
         Action::Inspect(args) => inspect::run(*args),
         Action::Verify(args) => verify::run(*args),
+        Action::Bench(args) => bench::run(*args),
         Action::Doctor(args) => doctor::run(args),
         Action::Loadtest(args) => loadtest::run(*args),
     };

@@ -7,6 +7,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use moeshard_encoder::model::Model;
 use tokenizers::{Tokenizer, TruncationParams};
 
+use crate::random::RandomIds;
+
 /// Texts of several lengths, languages and signs.
 const TEXTS: [&str; 6] = [
     "a",
@@ -60,19 +62,9 @@ pub(super) fn sequences(model: &Model, texts: Option<&Path>) -> Result<Vec<Vec<u
     texts.into_iter().map(encode).collect()
 }
 
-/// The same ids in every run: a linear congruential generator (Knuth's MMIX).
+/// The same ids in every run.
 fn random(model: &Model) -> Vec<Vec<u32>> {
-    let vocab_size = model.spec.embedding.vocab_size as u64;
-    let mut state = 1_u64;
-    let mut next = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 33) % vocab_size.max(1)) as u32
-    };
+    let mut ids = RandomIds::new(model.spec.embedding.vocab_size);
     let lengths = LENGTHS.map(|length| length.min(model.settings.max_length));
-    lengths
-        .iter()
-        .map(|&length| (0..length).map(|_| next()).collect())
-        .collect()
+    lengths.map(|length| ids.take(length)).to_vec()
 }

@@ -1,6 +1,8 @@
-//! The program from outside: its arguments, the hub, bulk files, and the server as a process.
+//! The program from outside: its arguments, the hub, bulk files, benches, and the server as a
+//! process.
 
 mod args;
+mod bench;
 mod bulk;
 mod fake_hub;
 mod hub;

@@ -1,0 +1,47 @@
+//! `moeshard bench`: how fast a model runs here, operation by operation, beside what the machine
+//! could do at most.
+
+mod args;
+mod measure;
+mod report;
+
+use std::io::{self, Write};
+
+use anyhow::{Context, Result};
+use moeshard_tensor::cpu::{CpuConfig, Isa};
+
+pub use args::{BenchArgs, BenchConfig, Shape, Until};
+
+use crate::model::{dtype, open};
+use measure::Bench;
+use report::{Peak, Report};
+
+/// Benches a model.
+///
+/// # Errors
+/// If an argument is impossible or the model cannot be run.
+pub fn run(args: BenchArgs) -> Result<()> {
+    let config = BenchConfig::try_from(args)?;
+    let compute = &config.model.compute;
+    let opened = open(&config.model)?;
+    let model = &opened.model;
+    let cpu = CpuConfig {
+        dtype: dtype(model, compute),
+        n_threads: compute.n_threads,
+        isa: Isa::detect(),
+    };
+    let bench = Bench::load(model, compute, cpu).with_context(|| opened.place.clone())?;
+    let peak = Peak::measure(bench.device(), cpu.dtype);
+    let mut report = Report::new(opened.name, cpu, peak);
+    for &shape in &config.shapes {
+        report.add(shape, &bench.run(shape, config.until)?);
+    }
+    let mut out = io::stdout().lock();
+    if config.json {
+        serde_json::to_writer_pretty(&mut out, &report)?;
+        writeln!(out)?;
+    } else {
+        report.write(&mut out)?;
+    }
+    Ok(())
+}

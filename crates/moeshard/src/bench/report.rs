@@ -1,0 +1,253 @@
+//! What a bench found, as JSON and for people.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use moeshard_tensor::cpu::{CpuConfig, CpuDevice, peak};
+use moeshard_tensor::dtype::DType;
+use serde::Serialize;
+
+use super::args::Shape;
+use super::measure::{Measure, Measured, median};
+use crate::display::{Table, count};
+use crate::machine;
+
+/// Everything that a bench found, with what it was run on.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    /// Of this program.
+    version: &'static str,
+    processor: Option<String>,
+    model: String,
+    /// How weights are kept.
+    dtype: String,
+    kernels: String,
+    n_threads: usize,
+    peak: Peak,
+    shapes: Vec<ShapeReport>,
+}
+
+/// What the device could do at most.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Peak {
+    /// Of products with weights in f32: those of attention and of the router.
+    f32_gflop_per_s: f64,
+    /// Of products with weights as they are kept.
+    weights_gflop_per_s: f64,
+    /// Reading memory.
+    read_gb_per_s: f64,
+}
+
+/// One shape.
+#[derive(Debug, Serialize)]
+struct ShapeReport {
+    batch: usize,
+    length: usize,
+    n_rounds: usize,
+    tokens_per_s: f64,
+    /// Median of the rounds.
+    forward_ms: f64,
+    fastest_ms: f64,
+    gflop_per_s: f64,
+    /// The slowest first.
+    operations: Vec<OperationReport>,
+    /// Outside of the operations.
+    rest_ms: f64,
+}
+
+/// One kind of operation in one forward pass.
+#[derive(Debug, Serialize)]
+struct OperationReport {
+    operation: String,
+    n_calls: u64,
+    /// Median of the rounds.
+    ms: f64,
+    /// Of the forward pass.
+    percent: f64,
+    /// `None` without products.
+    gflop_per_s: Option<f64>,
+    percent_of_peak: Option<f64>,
+    /// If every number is moved once.
+    gb_per_s: f64,
+    /// Above 100 where they come from a cache.
+    percent_of_bandwidth: f64,
+}
+
+impl Peak {
+    /// Measures a device that keeps weights as `dtype`; takes about a second.
+    pub(super) fn measure(device: &CpuDevice, dtype: DType) -> Self {
+        let f32_gflop_per_s = giga(peak::flops_per_second(device, DType::F32));
+        Self {
+            f32_gflop_per_s,
+            weights_gflop_per_s: match dtype {
+                DType::F32 => f32_gflop_per_s,
+                _ => giga(peak::flops_per_second(device, dtype)),
+            },
+            read_gb_per_s: giga(peak::read_bytes_per_second(device)),
+        }
+    }
+
+    fn gflop_per_s(&self, dtype: DType) -> f64 {
+        match dtype {
+            DType::F32 => self.f32_gflop_per_s,
+            _ => self.weights_gflop_per_s,
+        }
+    }
+}
+
+impl Report {
+    /// A report without shapes.
+    pub(super) fn new(model: String, config: CpuConfig, peak: Peak) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            processor: machine::processor(),
+            model,
+            dtype: config.dtype.to_string(),
+            kernels: config.isa.to_string(),
+            n_threads: config.n_threads,
+            peak,
+            shapes: Vec::new(),
+        }
+    }
+
+    /// Appends a shape.
+    pub(super) fn add(&mut self, shape: Shape, measured: &Measured) {
+        let forward = median(&measured.forwards);
+        let report = |measure| OperationReport::new(measure, forward, &self.peak);
+        let mut operations: Vec<_> = measured.operations.iter().map(report).collect();
+        operations.sort_by(|a, b| b.ms.total_cmp(&a.ms));
+        let in_operations: f64 = operations.iter().map(|operation| operation.ms).sum();
+        let flops = measured.operations.iter().map(|m| m.record.work.flops);
+        let n_tokens = (shape.batch * shape.length) as f64;
+        self.shapes.push(ShapeReport {
+            batch: shape.batch,
+            length: shape.length,
+            n_rounds: measured.forwards.len(),
+            tokens_per_s: n_tokens / seconds(forward),
+            forward_ms: ms(forward),
+            fastest_ms: measured.forwards.iter().min().copied().map_or(0.0, ms),
+            gflop_per_s: giga(flops.sum::<u64>() as f64 / seconds(forward)),
+            operations,
+            rest_ms: (ms(forward) - in_operations).max(0.0),
+        });
+    }
+
+    /// Writes tables.
+    pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Peak {
+            f32_gflop_per_s,
+            weights_gflop_per_s,
+            read_gb_per_s,
+        } = self.peak;
+        writeln!(
+            out,
+            "{}: {} on {} of {} kernels",
+            self.model,
+            self.dtype,
+            threads(self.n_threads),
+            self.kernels
+        )?;
+        write!(out, "peak: {f32_gflop_per_s:.0} GFLOP/s in float32, ")?;
+        if self.dtype != DType::F32.to_string() {
+            write!(out, "{weights_gflop_per_s:.0} in {}, ", self.dtype)?;
+        }
+        writeln!(out, "{read_gb_per_s:.1} GB/s from memory")?;
+        self.shapes.iter().try_for_each(|shape| shape.write(out))
+    }
+}
+
+impl ShapeReport {
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(
+            out,
+            "\n{} × {}: {} tokens/s, {:.3} ms a forward pass (median of {}, fastest {:.3}), {:.0} GFLOP/s",
+            self.batch,
+            self.length,
+            count(self.tokens_per_s as u64),
+            self.forward_ms,
+            self.n_rounds,
+            self.fastest_ms,
+            self.gflop_per_s,
+        )?;
+        let mut table = Table::new([
+            "operation",
+            "calls",
+            "ms",
+            "share",
+            "GFLOP/s",
+            "of peak",
+            "GB/s",
+            "of memory",
+        ]);
+        for operation in &self.operations {
+            table.row(operation.cells());
+        }
+        let rest = percent(100.0 * self.rest_ms / self.forward_ms);
+        table.row([
+            "rest".into(),
+            String::new(),
+            format!("{:.3}", self.rest_ms),
+            rest,
+        ]);
+        table.write(out)
+    }
+}
+
+impl OperationReport {
+    fn new(measure: &Measure, forward: Duration, peak: &Peak) -> Self {
+        let record = &measure.record;
+        let elapsed = median(&measure.elapsed);
+        let flops = record.work.flops;
+        let gflop_per_s = (flops > 0).then(|| giga(flops as f64 / seconds(elapsed)));
+        let of_peak = |rate| 100.0 * rate / peak.gflop_per_s(record.operation.dtype);
+        let gb_per_s = giga(record.work.n_bytes as f64 / seconds(elapsed));
+        Self {
+            operation: record.operation.to_string(),
+            n_calls: record.n_calls,
+            ms: ms(elapsed),
+            percent: 100.0 * seconds(elapsed) / seconds(forward),
+            gflop_per_s,
+            percent_of_peak: gflop_per_s.map(of_peak),
+            gb_per_s,
+            percent_of_bandwidth: 100.0 * gb_per_s / peak.read_gb_per_s,
+        }
+    }
+
+    fn cells(&self) -> [String; 8] {
+        [
+            self.operation.clone(),
+            self.n_calls.to_string(),
+            format!("{:.3}", self.ms),
+            percent(self.percent),
+            self.gflop_per_s
+                .map_or(String::new(), |x| format!("{x:.1}")),
+            self.percent_of_peak.map_or(String::new(), percent),
+            format!("{:.1}", self.gb_per_s),
+            percent(self.percent_of_bandwidth),
+        ]
+    }
+}
+
+fn threads(n: usize) -> String {
+    match n {
+        1 => "1 thread".to_owned(),
+        n => format!("{n} threads"),
+    }
+}
+
+fn percent(x: f64) -> String {
+    format!("{x:.1} %")
+}
+
+fn giga(x: f64) -> f64 {
+    x / 1e9
+}
+
+fn ms(time: Duration) -> f64 {
+    1e3 * time.as_secs_f64()
+}
+
+/// Never zero, which rates are divided by.
+fn seconds(time: Duration) -> f64 {
+    time.max(Duration::from_nanos(1)).as_secs_f64()
+}

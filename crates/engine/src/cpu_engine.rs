@@ -9,6 +9,7 @@ use moeshard_encoder::error::EncoderError;
 use moeshard_encoder::forward::check_batch;
 use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::{ShardPlan, Strategy};
+use moeshard_encoder::spec::EncoderSpec;
 use moeshard_tensor::collective::{Collective, CollectiveError, Solo, in_process};
 use moeshard_tensor::cpu::{CpuConfig, Isa};
 use moeshard_tensor::device::DeviceError;
@@ -70,7 +71,7 @@ pub enum StartError {
 
 /// A model on the ranks of this process.
 pub struct CpuEngine {
-    model: Arc<Model>,
+    spec: EncoderSpec,
     ranks: Mutex<Vec<Rank>>,
     counters: Vec<Arc<moeshard_tensor::cpu::Counters>>,
     n_tokens: AtomicU64,
@@ -137,7 +138,7 @@ impl CpuEngine {
         }
         let counters = ranks.iter().map(|r| Arc::clone(&r.counters)).collect();
         Ok(Self {
-            model,
+            spec: model.spec.clone(),
             ranks: Mutex::new(ranks),
             counters,
             n_tokens: AtomicU64::new(0),
@@ -163,9 +164,9 @@ impl CpuEngine {
                 tasks.len()
             )));
         }
-        check_batch(&self.model.spec, ids, cu_seqlens).map_err(input)?;
+        check_batch(&self.spec, ids, cu_seqlens).map_err(input)?;
         let classifies = tasks.iter().any(|t| matches!(t, Task::Classify { .. }));
-        match classifies && self.model.spec.head.is_none() {
+        match classifies && self.spec.head.is_none() {
             true => Err(input(EncoderError::NoHead)),
             false => Ok(()),
         }

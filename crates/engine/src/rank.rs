@@ -12,6 +12,7 @@ use moeshard_encoder::shard::ShardPlan;
 use moeshard_encoder::spec::ProblemType;
 use moeshard_tensor::collective::Collective;
 use moeshard_tensor::cpu::{Counters, CpuConfig, CpuDevice};
+use moeshard_tensor::device::Pooling;
 
 use crate::output::finish;
 
@@ -60,7 +61,7 @@ pub(crate) fn start(
     let (answer_queue, answers) = channel();
     let thread = std::thread::Builder::new()
         .name(format!("rank-{}", set_up.plan.rank))
-        .spawn(move || run(&model, device, &set_up, &job_queue, &answer_queue))
+        .spawn(move || run(model, device, &set_up, &job_queue, &answer_queue))
         .map_err(|e| {
             EncoderError::from(moeshard_tensor::device::DeviceError::SetUp(e.to_string()))
         })?;
@@ -74,7 +75,7 @@ pub(crate) fn start(
 
 /// Loads, then answers jobs until the engine hangs up or a pass fails.
 fn run(
-    model: &Model,
+    model: Arc<Model>,
     device: CpuDevice,
     set_up: &RankSetUp,
     jobs: &Receiver<RankJob>,
@@ -103,11 +104,14 @@ fn run(
             return;
         }
     };
+    let pooling = model.settings.pooling;
+    // The mapped checkpoint goes with the last rank that has loaded.
+    drop(model);
     if answers.send(Ok(Vec::new())).is_err() {
         return;
     }
     while let Ok(job) = jobs.recv() {
-        let answer = answer(&encoder, model, &job);
+        let answer = answer(&encoder, pooling, &job);
         let failed = answer.is_err();
         if answers.send(answer).is_err() || failed {
             return;
@@ -115,7 +119,7 @@ fn run(
     }
 }
 
-fn answer(encoder: &Encoder<CpuDevice>, model: &Model, job: &RankJob) -> RankAnswer {
+fn answer(encoder: &Encoder<CpuDevice>, pooling: Pooling, job: &RankJob) -> RankAnswer {
     let batch = RankBatch {
         ids: &job.ids,
         type_ids: &job.type_ids,
@@ -123,7 +127,6 @@ fn answer(encoder: &Encoder<CpuDevice>, model: &Model, job: &RankJob) -> RankAns
         n_tokens_per_rank: &job.n_tokens_per_rank,
     };
     let hidden = encoder.forward(&batch)?;
-    let pooling = model.settings.pooling;
     let wants = |f: fn(&Task) -> bool| job.tasks.iter().any(f);
     let pooled = match wants(|t| matches!(t, Task::Embed { .. })) {
         true => Some(encoder.pool(&hidden, &job.cu_seqlens, pooling)?),
@@ -133,7 +136,7 @@ fn answer(encoder: &Encoder<CpuDevice>, model: &Model, job: &RankJob) -> RankAns
         true => Some(encoder.logits(&hidden, &job.cu_seqlens, pooling)?),
         false => None,
     };
-    let head = model.spec.head.as_ref();
+    let head = encoder.spec().head.as_ref();
     let problem_type = head.map_or(ProblemType::Regression, |h| h.problem_type);
     let n_labels = head.map_or(0, |h| h.out.n_out);
     let row = |rows: &Option<Vec<f32>>, seq: usize, n: usize| {
@@ -145,7 +148,7 @@ fn answer(encoder: &Encoder<CpuDevice>, model: &Model, job: &RankJob) -> RankAns
         .iter()
         .enumerate()
         .map(|(seq, &task)| {
-            let pooled = row(&pooled, seq, model.spec.d_model);
+            let pooled = row(&pooled, seq, encoder.spec().d_model);
             let logits = row(&logits, seq, n_labels);
             finish(task, pooled.as_deref(), logits.as_deref(), problem_type)
         })

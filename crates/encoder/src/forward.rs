@@ -1,9 +1,9 @@
 //! The forward pass of every encoder, on one rank.
 
+use std::sync::{Mutex, PoisonError};
+
 use moeshard_tensor::checkpoint::Checkpoint;
-use moeshard_tensor::device::{
-    Activation, Device, EmbeddingRows, Pooling, Result as DeviceResult, Routing,
-};
+use moeshard_tensor::device::{Activation, Device, EmbeddingRows, Pooling, Result as DeviceResult};
 
 use crate::error::EncoderError;
 use crate::shard::ShardPlan;
@@ -17,6 +17,7 @@ pub struct Encoder<D: Device> {
     weights: Weights<D>,
     plan: ShardPlan,
     sequence_capacity: Option<usize>,
+    rows: Mutex<TableRows>,
 }
 
 /// The sequences of one rank, packed without padding.
@@ -65,6 +66,7 @@ impl<D: Device> Encoder<D> {
             weights,
             plan,
             sequence_capacity,
+            rows: Mutex::default(),
         })
     }
 
@@ -109,12 +111,14 @@ impl<D: Device> Encoder<D> {
         for (layer_idx, layer) in self.weights.layers.iter().enumerate() {
             let routing;
             (x, routing) = self.layer(layer, &x, batch)?;
-            let routing = routing.as_ref();
             trace(Step {
                 layer_idx: Some(layer_idx),
                 hidden: &x,
-                routing,
+                routing: routing.as_ref(),
             })?;
+            if let Some(routing) = routing {
+                self.device.recycle(routing);
+            }
         }
         if let Some(norm) = &self.weights.final_norm {
             x = self.device.norm(&x, norm)?;
@@ -158,49 +162,42 @@ impl<D: Device> Encoder<D> {
         Ok(self.device.to_host(&logits)?)
     }
 
-    /// The routing in host memory.
-    ///
-    /// # Errors
-    /// If the copy fails.
-    pub fn routing(&self, routing: &D::Routing) -> Result<Routing, EncoderError> {
-        Ok(self.device.routing_to_host(routing)?)
-    }
-
     fn embed(&self, batch: &RankBatch<'_>) -> DeviceResult<D::Tensor> {
         let (spec, weights) = (&self.spec.embedding, &self.weights.embedding);
-        let mut tables = vec![EmbeddingRows {
-            table: &weights.word,
-            row_idx: batch.ids,
-            scale: spec.scale,
-        }];
         let offset = match spec.position {
             PositionEmbedding::Learned { offset, .. } => offset,
             // The table starts at the offset.
             PositionEmbedding::Sinusoidal { .. } | PositionEmbedding::None => 0,
         };
-        let positions = positions(batch.cu_seqlens, offset);
-        if let Some(table) = &weights.position {
-            tables.push(EmbeddingRows {
-                table,
-                row_idx: &positions,
-                scale: 1.0,
-            });
-        }
         // A model with one segment gives it to every token.
-        let n_types = spec.token_type.as_ref().map_or(0, |(_, n)| *n as u32);
-        let type_ids: Vec<u32> = batch
-            .type_ids
-            .iter()
-            .map(|&t| t.min(n_types.saturating_sub(1)))
-            .collect();
-        if let Some(table) = &weights.token_type {
-            tables.push(EmbeddingRows {
-                table,
-                row_idx: &type_ids,
-                scale: 1.0,
-            });
+        let last_type = spec
+            .token_type
+            .as_ref()
+            .map_or(0, |(_, n)| (*n as u32).saturating_sub(1));
+        let memory = &mut *self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.fill(batch, offset, last_type);
+        let word = EmbeddingRows {
+            table: &weights.word,
+            row_idx: batch.ids,
+            scale: spec.scale,
+        };
+        let more = [
+            (&weights.position, &memory.positions),
+            (&weights.token_type, &memory.type_ids),
+        ];
+        let (mut tables, mut n_tables) = ([word; 3], 1);
+        for (table, row_idx) in more {
+            if let Some(table) = table {
+                tables[n_tables] = EmbeddingRows {
+                    table,
+                    row_idx,
+                    scale: 1.0,
+                };
+                n_tables += 1;
+            }
         }
-        let x = self.device.embed(&tables)?;
+        let tables = &tables[..n_tables];
+        let x = self.device.embed(tables)?;
         match &weights.norm {
             Some(norm) => self.device.norm(&x, norm),
             None => Ok(x),
@@ -266,11 +263,9 @@ impl<D: Device> Encoder<D> {
                 down,
                 activation,
             } => {
-                let h = self.linear(x, up, *activation, None)?;
-                Ok((
-                    self.linear(&h, down, Activation::Identity, Some(residual))?,
-                    None,
-                ))
+                let (up, down) = (up.weights(), down.weights());
+                let sum = self.device.ffn(x, up, *activation, down, residual)?;
+                Ok((sum, None))
             }
             Ffn::Dense {
                 up,
@@ -312,6 +307,7 @@ impl<D: Device> Encoder<D> {
             let mut all_routing = device.all_gather_routing(&routing, n_rows)?;
             self.limit_batch(layer, &mut all_routing, n_rows.iter().sum())?;
             let partial = device.expert_ffn(&all, &all_routing, &layer.experts)?;
+            device.recycle(all_routing);
             device.reduce_scatter(&partial, n_rows)?
         } else {
             device.expert_ffn(x, &routing, &layer.experts)?
@@ -393,10 +389,24 @@ pub fn check_batch(
     }
 }
 
-/// Position of every token within its sequence, plus `offset`.
-fn positions(cu_seqlens: &[usize], offset: usize) -> Vec<u32> {
-    cu_seqlens
-        .windows(2)
-        .flat_map(|w| (0..w[1] - w[0]).map(|p| (p + offset) as u32))
-        .collect()
+/// Rows of the embedding tables beside the words', in memory that one batch leaves to the next.
+#[derive(Default)]
+struct TableRows {
+    /// `[n_tokens]`: position within the sequence, plus the table's offset.
+    positions: Vec<u32>,
+    /// `[n_tokens]`: segment, at most the last that the table has.
+    type_ids: Vec<u32>,
+}
+
+impl TableRows {
+    fn fill(&mut self, batch: &RankBatch<'_>, offset: usize, last_type: u32) {
+        self.positions.clear();
+        for w in batch.cu_seqlens.windows(2) {
+            self.positions
+                .extend((0..w[1] - w[0]).map(|p| (p + offset) as u32));
+        }
+        self.type_ids.clear();
+        self.type_ids
+            .extend(batch.type_ids.iter().map(|&t| t.min(last_type)));
+    }
 }

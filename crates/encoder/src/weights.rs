@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use moeshard_tensor::checkpoint::{Checkpoint, HostTensor};
 use moeshard_tensor::device::{
-    Activation, Device, DeviceError, ExpertSlice, HostMatrix, MatrixLayout, Norm, RouterRule,
+    Activation, Device, DeviceError, ExpertSlice, HostMatrix, LinearWeights, MatrixLayout, Norm,
+    RouterRule,
 };
 
 use crate::error::EncoderError;
@@ -37,6 +38,15 @@ pub(crate) struct Embedding<D: Device> {
 pub(crate) struct Linear<D: Device> {
     pub(crate) weight: D::Matrix,
     pub(crate) bias: Option<D::Vector>,
+}
+
+impl<D: Device> Linear<D> {
+    pub(crate) fn weights(&self) -> LinearWeights<'_, D::Matrix, D::Vector> {
+        LinearWeights {
+            weight: &self.weight,
+            bias: self.bias.as_ref(),
+        }
+    }
 }
 
 /// One layer.

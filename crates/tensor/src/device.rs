@@ -115,6 +115,14 @@ pub struct EmbeddingRows<'a, T> {
     pub scale: f32,
 }
 
+impl<T> Clone for EmbeddingRows<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for EmbeddingRows<'_, T> {}
+
 /// Where each token goes: `[n_tokens, top_k]`, row by row, in host memory.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Routing {
@@ -179,6 +187,15 @@ pub struct ExpertSlice<'a> {
     pub w_out: HostMatrix<'a>,
     /// `[d_model]`: only on the rank that adds this expert's output bias.
     pub b_out: Option<HostTensor<'a>>,
+}
+
+/// The weights of a linear layer on a device: `x · weightᵀ + bias`.
+#[derive(Debug)]
+pub struct LinearWeights<'a, M, V> {
+    /// `[n_out, n_in]`
+    pub weight: &'a M,
+    /// `[n_out]`
+    pub bias: Option<&'a V>,
 }
 
 /// What a device has counted since it was made.
@@ -298,6 +315,16 @@ pub trait Device {
         residual: Option<&Self::Tensor>,
     ) -> Result<Self::Tensor>;
 
+    /// `down(activation(up(x))) + residual`, `[n_tokens, d_model]`: a dense FFN without a gate.
+    fn ffn(
+        &self,
+        x: &Self::Tensor,
+        up: LinearWeights<'_, Self::Matrix, Self::Vector>,
+        activation: Activation,
+        down: LinearWeights<'_, Self::Matrix, Self::Vector>,
+        residual: &Self::Tensor,
+    ) -> Result<Self::Tensor>;
+
     /// `x ⊙ y`: the gate of a gated FFN.
     fn multiply(&self, x: &Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor>;
 
@@ -331,6 +358,9 @@ pub trait Device {
         router: &Self::Matrix,
         rule: RouterRule,
     ) -> Result<Self::Routing>;
+
+    /// Takes back a routing that nobody needs any more, so that its memory serves the next.
+    fn recycle(&self, routing: Self::Routing);
 
     /// Drops assignments beyond `capacity` per expert within each segment of tokens, first choices
     /// before second ones, each in token order. Counts what it drops if `counted`.

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::checkpoint::HostTensor;
 use crate::device::{
-    Activation, AttentionShape, Device, DeviceStats, EmbeddingRows, ExpertSlice, HostMatrix, Norm,
-    Pooling, Result, RouterRule, Routing,
+    Activation, AttentionShape, Device, DeviceStats, EmbeddingRows, ExpertSlice, HostMatrix,
+    LinearWeights, Norm, Pooling, Result, RouterRule, Routing,
 };
 use crate::dtype::DType;
 
@@ -315,6 +315,36 @@ impl<D: Device> Device for Timed<D> {
         Ok(Shaped::rows(out, x.n_rows, w.n_rows))
     }
 
+    fn ffn(
+        &self,
+        x: &Self::Tensor,
+        up: LinearWeights<'_, Self::Matrix, Self::Vector>,
+        activation: Activation,
+        down: LinearWeights<'_, Self::Matrix, Self::Vector>,
+        residual: &Self::Tensor,
+    ) -> Result<Self::Tensor> {
+        let (w_in, w_out) = (up.weight, down.weight);
+        let widths = [w_in.n_cols, w_in.n_rows, w_out.n_rows];
+        // Hidden units need not leave the device.
+        let weights = w_in.n_rows * w_in.n_cols + w_out.n_rows * w_out.n_cols;
+        let work = Work {
+            flops: 2 * (x.n_rows * weights) as u64,
+            n_bytes: (3 * x.n_bytes() + w_in.n_bytes() + w_out.n_bytes()) as u64,
+        };
+        let out = self.run(Operation::of("ffn", widths, w_in.dtype), work, |d| {
+            let up = LinearWeights {
+                weight: &w_in.inner,
+                bias: up.bias,
+            };
+            let down = LinearWeights {
+                weight: &w_out.inner,
+                bias: down.bias,
+            };
+            d.ffn(&x.inner, up, activation, down, &residual.inner)
+        })?;
+        Ok(Shaped::rows(out, x.n_rows, w_out.n_rows))
+    }
+
     fn multiply(&self, x: &Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor> {
         let work = Work::moving(3 * x.n_bytes());
         let out = self.run(Operation::plain("multiply", []), work, |d| {
@@ -367,6 +397,10 @@ impl<D: Device> Device for Timed<D> {
         self.run(operation, product(x, router, 0), |d| {
             d.route(&x.inner, &router.inner, rule)
         })
+    }
+
+    fn recycle(&self, routing: Self::Routing) {
+        self.device.recycle(routing);
     }
 
     fn limit_capacity(

@@ -7,7 +7,7 @@ use moeshard_tensor::collective::Solo;
 use moeshard_tensor::cpu::{CpuConfig, CpuDevice, Isa, Tensor, relative_bucket};
 use moeshard_tensor::device::{
     Activation, AttentionShape, Device, DeviceError, EmbeddingRows, ExpertSlice, HostMatrix,
-    MatrixLayout, Norm, NormKind, Pooling, PositionRule, RouterRule, Routing,
+    LinearWeights, MatrixLayout, Norm, NormKind, Pooling, PositionRule, RouterRule, Routing,
 };
 use moeshard_tensor::dtype::DType;
 
@@ -187,6 +187,51 @@ fn linear_matches_f64_at_odd_sizes() {
                 found.as_slice(),
                 &expected,
             );
+        }
+    });
+}
+
+#[test]
+fn ffn_matches_f64_at_odd_sizes() {
+    on_every_path(|device, path| {
+        let mut random = Random(7);
+        for (m, d_model, d_ff) in [(1, 5, 3), (2, 33, 47), (7, 64, 96), (41, 19, 130)] {
+            let x = random.tensor(m, d_model);
+            let residual = random.tensor(m, d_model);
+            let (w_in, w_out) = (random.short(d_ff * d_model), random.short(d_ff * d_model));
+            let (b_in, b_out) = (random.numbers(d_ff), random.numbers(d_model));
+            let load = |n_out, n_in, data: &[f32]| {
+                let host = matrix(n_out, n_in, data, MatrixLayout::OutIn);
+                device.load_matrix(&[host]).expect("load")
+            };
+            let (up, down) = (load(d_ff, d_model, &w_in), load(d_model, d_ff, &w_out));
+            let weights = |weight, bias| LinearWeights {
+                weight,
+                bias: Some(bias),
+            };
+            let found = device
+                .ffn(
+                    &x,
+                    weights(&up, &b_in),
+                    Activation::Silu,
+                    weights(&down, &b_out),
+                    &residual,
+                )
+                .expect("ffn");
+            let hidden: Vec<f32> = product(&multiplied(path, x.as_slice()), &w_in, d_model)
+                .into_iter()
+                .enumerate()
+                .map(|(i, h)| activated(Activation::Silu, h + f64::from(b_in[i % d_ff])) as f32)
+                .collect();
+            let expected: Vec<f64> = product(&multiplied(path, &hidden), &w_out, d_ff)
+                .into_iter()
+                .enumerate()
+                .map(|(i, y)| y + f64::from(b_out[i % d_model]) + f64::from(residual.as_slice()[i]))
+                .collect();
+            // A hidden unit on the border between two bf16 may fall to either side.
+            let limit = if multiplies_bf16(path) { 1e-3 } else { 3e-6 };
+            let what = format!("{m}×{d_model}×{d_ff} on {path}");
+            assert_within(limit, &what, found.as_slice(), &expected);
         }
     });
 }

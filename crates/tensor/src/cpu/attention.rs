@@ -86,7 +86,7 @@ pub(crate) fn attention(
                 match compute.isa {
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx512 | Isa::Avx512Bf16 => {
-                        on_isa(Isa::Avx512, &HeadWork::<Avx512Lanes>::new(&head))
+                        on_isa(Isa::Avx512, &HeadWork::<Avx512Lanes>::new(&head));
                     }
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx2 => on_isa(Isa::Avx2, &HeadWork::<Avx2Lanes>::new(&head)),

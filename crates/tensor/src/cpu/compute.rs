@@ -11,7 +11,7 @@ use super::gemm::rows::RowTiles;
 use super::isa::Isa;
 use super::parallel::Parallel;
 use super::tensor::{Arena, Tensor};
-use crate::device::DeviceError;
+use crate::device::{DeviceError, Routing};
 
 /// Elements of a piece of elementwise work: a few µs.
 const PIECE: usize = 8 << 10;
@@ -22,6 +22,7 @@ pub(crate) struct Compute {
     pub(crate) parallel: Parallel,
     pub(crate) arena: Arena,
     scratch: Mutex<Scratch>,
+    routings: Mutex<Vec<Routing>>,
 }
 
 /// Working memory that lives from one operation to the next, so that none allocates.
@@ -51,6 +52,7 @@ impl Compute {
             parallel,
             arena: Arena::default(),
             scratch: Mutex::default(),
+            routings: Mutex::default(),
         })
     }
 
@@ -65,6 +67,11 @@ impl Compute {
                     f(piece * n_rows + i, row);
                 }
             });
+    }
+
+    /// Routings that nobody needs any more.
+    pub(crate) fn routings(&self) -> MutexGuard<'_, Vec<Routing>> {
+        self.routings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The working memory, for one operation.

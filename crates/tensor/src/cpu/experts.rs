@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::check;
 use super::compute::{Compute, Scratch};
+use super::gemm::kernel::Kernel;
 use super::gemm::rows::{RowTiles, Rows, pack};
 use super::gemm::{Out, OutRows, Product, Weights, with_kernel};
 use super::panels::{Element, Matrix};
@@ -98,7 +99,7 @@ impl Experts {
             self.experts[expert].is_some()
         });
         let n_multiply_adds =
-            self.run_dispatched(compute, &mut scratch, x, &dispatch, routing, d_model, out);
+            self.run_dispatched(compute, &mut scratch, x, &dispatch, d_model, out);
         scratch.dispatch = dispatch;
         n_multiply_adds
     }
@@ -109,7 +110,6 @@ impl Experts {
         scratch: &mut Scratch,
         x: &[f32],
         dispatch: &Dispatch,
-        routing: &Routing,
         d_model: usize,
         out: &mut [f32],
     ) -> u64 {
@@ -129,7 +129,7 @@ impl Experts {
         // The first stands in for an expert without rows.
         let weights = |e: usize| self.experts[e].as_ref().unwrap_or(first).weights();
         let gate = Some(dispatch.gate_of_slot.as_slice());
-        if routing.top_k == 1 && dispatch.n_slots() * d_model == out.len() {
+        if dispatch.top_k == 1 && dispatch.n_slots() * d_model == out.len() {
             // Every token has one slot, so its row can be stored where it belongs.
             let out = OutRows {
                 c: SharedMut::new(out),
@@ -147,7 +147,7 @@ impl Experts {
                     &weights,
                     self.activation,
                     out,
-                )
+                );
             };
         } else {
             // [n_slots, d_model], sorted by expert
@@ -169,16 +169,9 @@ impl Experts {
                     &weights,
                     self.activation,
                     to,
-                )
+                );
             };
-            combine(
-                &compute.parallel,
-                slots,
-                dispatch,
-                routing.top_k,
-                d_model,
-                out,
-            );
+            combine(&compute.parallel, slots, dispatch, d_model, out);
             scratch.y = y;
         }
         scratch.groups = groups;
@@ -233,48 +226,97 @@ pub(crate) unsafe fn ffn<'a>(
     activation: Activation,
     out: OutRows<'_>,
 ) {
-    let n_rows: usize = groups.iter().map(RowTiles::n_rows).sum();
-    if n_rows == 0 {
-        return;
+    let parallel = &compute.parallel;
+    // SAFETY: the kernel is for this machine's instructions; the rest is the caller's promise.
+    unsafe {
+        with_kernel!(compute.isa, weights(0).w_in, K => {
+            ffn_of::<K>(parallel, scratch, rows, groups, weights, activation, out);
+        });
     }
-    let FfnWeights { w_in, w_out, .. } = weights(0);
-    with_kernel!(compute.isa, w_in, K => {
-        let steps = |n: usize| n.div_ceil(<<K as Kernel>::Weight as Element>::STEP);
-        let a = scratch.a.room(n_rows * steps(w_in.n_in()));
-        pack::<K>(&compute.parallel, rows, groups, a);
-        let hidden = scratch.hidden.room(n_rows * steps(w_out.n_in()));
-        let up = Product::<K> {
-            a,
-            groups,
-            weights: &|g| Weights::new(weights(g).w_in, weights(g).b_in),
+}
+
+/// # Safety
+/// As [`ffn`], where `K::ISA` is available.
+unsafe fn ffn_of<'a, K: Kernel>(
+    parallel: &Parallel,
+    scratch: &mut Scratch,
+    rows: Rows<'_>,
+    groups: &[RowTiles],
+    weights: &(dyn Fn(usize) -> FfnWeights<'a> + Sync),
+    activation: Activation,
+    out: OutRows<'_>,
+) {
+    let n_rows: usize = groups.iter().map(RowTiles::n_rows).sum();
+    let steps = |n: usize| n.div_ceil(K::Weight::STEP);
+    let a = scratch.a.room(n_rows * steps(rows.n_cols));
+    pack::<K>(parallel, rows, groups, a);
+    let hidden = scratch.hidden.room(n_rows * steps(weights(0).w_out.n_in()));
+    let up = Product::<K> {
+        a,
+        groups,
+        weights: &|g| Weights::new(weights(g).w_in, weights(g).b_in),
+        activation,
+        out: Out::Packed(SharedMut::new(hidden)),
+    };
+    // SAFETY: the instructions are the caller's promise, and `hidden` has room for the hidden
+    // units of all rows.
+    unsafe { up.run(parallel, &mut scratch.pieces) };
+    let down = Product::<K> {
+        a: hidden,
+        groups,
+        weights: &|g| Weights::new(weights(g).w_out, weights(g).b_out),
+        activation: Activation::Identity,
+        out: Out::Rows(out),
+    };
+    // SAFETY: the caller's promise.
+    unsafe { down.run(parallel, &mut scratch.pieces) };
+}
+
+/// `out = activation(x · W_inᵀ + b_in) · W_outᵀ + b_out + residual`
+///
+/// # Shapes
+/// - `x`: `[n_tokens, w_in.n_in()]`
+/// - `residual`, `out`: `[n_tokens, w_out.n_out()]`
+pub(crate) fn dense_ffn(
+    compute: &Compute,
+    x: &[f32],
+    weights: FfnWeights<'_>,
+    activation: Activation,
+    residual: &[f32],
+    out: &mut [f32],
+) {
+    let n_cols = weights.w_in.n_in();
+    let groups = [RowTiles::new(compute.isa, 0..x.len() / n_cols.max(1))];
+    let rows = Rows {
+        data: x,
+        n_cols,
+        idx: None,
+    };
+    let out = OutRows {
+        c: SharedMut::new(out),
+        idx: None,
+        gate: None,
+        residual: Some(residual),
+    };
+    let scratch = &mut compute.scratch();
+    // SAFETY: `out` has a row for every row of `x`.
+    unsafe {
+        ffn(
+            compute,
+            scratch,
+            rows,
+            &groups,
+            &|_| weights,
             activation,
-            out: Out::Packed(SharedMut::new(hidden)),
-        };
-        // SAFETY: `hidden` has room for the hidden units of all rows; the kernel is for this machine's
-        // instructions.
-        unsafe { up.run(&compute.parallel, &mut scratch.pieces) };
-        let down = Product::<K> {
-            a: hidden,
-            groups,
-            weights: &|g| Weights::new(weights(g).w_out, weights(g).b_out),
-            activation: Activation::Identity,
-            out: Out::Rows(out),
-        };
-        // SAFETY: the caller's promise.
-        unsafe { down.run(&compute.parallel, &mut scratch.pieces) };
-    });
+            out,
+        );
+    };
 }
 
 /// `out[t] = Σ_k y[slot[t, k]]` in the order of choices.
-fn combine(
-    parallel: &Parallel,
-    y: &[f32],
-    dispatch: &Dispatch,
-    top_k: usize,
-    d_model: usize,
-    out: &mut [f32],
-) {
+fn combine(parallel: &Parallel, y: &[f32], dispatch: &Dispatch, d_model: usize, out: &mut [f32]) {
     const TOKENS: usize = 16;
+    let top_k = dispatch.top_k;
     parallel.for_each_chunk(out, TOKENS * d_model, |chunk, out| {
         for (i, out) in out.chunks_exact_mut(d_model).enumerate() {
             let token = chunk * TOKENS + i;
@@ -294,6 +336,7 @@ fn combine(
 /// Tokens sorted by expert, by counting.
 #[derive(Default)]
 pub(crate) struct Dispatch {
+    top_k: usize,
     /// `[n_experts + 1]`: expert `e` has slots `offsets[e] .. offsets[e + 1]`.
     offsets: Vec<usize>,
     /// `[n_slots]`
@@ -310,6 +353,7 @@ impl Dispatch {
     /// Slots for the choices of experts that are `held` here: neither dropped nor elsewhere.
     fn fill(&mut self, routing: &Routing, n_experts: usize, held: impl Fn(usize) -> bool) {
         let here = |expert: u32| (expert as usize) < n_experts && held(expert as usize);
+        self.top_k = routing.top_k;
         self.offsets.clear();
         self.offsets.resize(n_experts + 1, 0);
         for &expert in routing.expert_idx.iter().filter(|&&e| here(e)) {

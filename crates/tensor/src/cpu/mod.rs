@@ -30,10 +30,11 @@ use crate::checkpoint::HostTensor;
 use crate::collective::Collective;
 use crate::device::{
     Activation, AttentionShape, Device, DeviceError, DeviceStats, EmbeddingRows, ExpertSlice,
-    HostMatrix, Norm, Pooling, PositionRule, Result, RouterRule, Routing,
+    HostMatrix, LinearWeights, Norm, Pooling, PositionRule, Result, RouterRule, Routing,
 };
 use crate::dtype::DType;
 use compute::Compute;
+use experts::FfnWeights;
 use gemm::gemm;
 
 /// How a [`CpuDevice`] is set up.
@@ -231,6 +232,48 @@ impl Device for CpuDevice {
         Ok(out)
     }
 
+    fn ffn(
+        &self,
+        x: &Tensor,
+        up: LinearWeights<'_, Matrix, Vec<f32>>,
+        activation: Activation,
+        down: LinearWeights<'_, Matrix, Vec<f32>>,
+        residual: &Tensor,
+    ) -> Result<Tensor> {
+        let (w_in, w_out) = (up.weight, down.weight);
+        check("ffn", "d_model of up", x.n_cols, w_in.n_in())?;
+        check("ffn", "d_ff", w_in.n_out(), w_out.n_in())?;
+        for (dim, matrix, bias) in [
+            ("bias of up", w_in, up.bias),
+            ("bias of down", w_out, down.bias),
+        ] {
+            check(
+                "ffn",
+                dim,
+                matrix.n_out(),
+                bias.map_or(matrix.n_out(), Vec::len),
+            )?;
+        }
+        check("ffn", "residual rows", x.n_rows, residual.n_rows)?;
+        check("ffn", "residual columns", w_out.n_out(), residual.n_cols)?;
+        let mut out = self.compute.arena.tensor(x.n_rows, w_out.n_out());
+        let weights = FfnWeights {
+            w_in,
+            b_in: up.bias.map(Vec::as_slice),
+            w_out,
+            b_out: down.bias.map(Vec::as_slice),
+        };
+        experts::dense_ffn(
+            &self.compute,
+            x.as_slice(),
+            weights,
+            activation,
+            residual.as_slice(),
+            out.as_mut_slice(),
+        );
+        Ok(out)
+    }
+
     fn multiply(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
         check_same("multiply", x, y)?;
         let mut out = self.compute.arena.tensor(x.n_rows, x.n_cols);
@@ -289,7 +332,13 @@ impl Device for CpuDevice {
 
     fn route(&self, x: &Tensor, router: &Matrix, rule: RouterRule) -> Result<Routing> {
         let mut logits = self.linear(x, router, None, Activation::Identity, None)?;
-        Ok(router::route(logits.as_mut_slice(), router.n_out(), rule))
+        let mut routing = self.compute.routings().pop().unwrap_or_default();
+        router::route(logits.as_mut_slice(), router.n_out(), rule, &mut routing);
+        Ok(routing)
+    }
+
+    fn recycle(&self, routing: Routing) {
+        self.compute.routings().push(routing);
     }
 
     fn limit_capacity(
@@ -341,19 +390,17 @@ impl Device for CpuDevice {
     fn all_gather_routing(&self, routing: &Routing, n_rows: &[usize]) -> Result<Routing> {
         let counts: Vec<_> = n_rows.iter().map(|n| n * routing.top_k).collect();
         let n_slots = counts.iter().sum();
-        let mut expert_idx = vec![0_u32; n_slots];
-        let mut gate_weight = vec![0.0; n_slots];
+        let mut all = self.compute.routings().pop().unwrap_or_default();
+        all.top_k = routing.top_k;
+        all.expert_idx.resize(n_slots, 0);
+        all.gate_weight.resize(n_slots, 0.0);
         // Gathering copies bits, so indices may travel as floats.
         let send = bytemuck::cast_slice(&routing.expert_idx);
+        let recv = bytemuck::cast_slice_mut(&mut all.expert_idx);
+        self.collective.all_gather(send, &counts, recv)?;
         self.collective
-            .all_gather(send, &counts, bytemuck::cast_slice_mut(&mut expert_idx))?;
-        self.collective
-            .all_gather(&routing.gate_weight, &counts, &mut gate_weight)?;
-        Ok(Routing {
-            top_k: routing.top_k,
-            expert_idx,
-            gate_weight,
-        })
+            .all_gather(&routing.gate_weight, &counts, &mut all.gate_weight)?;
+        Ok(all)
     }
 
     fn reduce_scatter(&self, x: &Tensor, n_rows: &[usize]) -> Result<Tensor> {

@@ -42,10 +42,12 @@ struct Shared {
     asleep: Vec<AtomicBool>,
 }
 
+type Pieces<'a> = dyn Fn(usize) + Sync + 'a;
+
 /// The pieces of an operation: `f(0) .. f(n − 1)`.
 #[derive(Clone, Copy)]
 struct Operation {
-    f: *const (dyn Fn(usize) + Sync),
+    f: *const Pieces<'static>,
     n: usize,
 }
 
@@ -62,7 +64,7 @@ unsafe impl Send for Shared {}
 impl Parallel {
     pub(crate) fn new(n_threads: usize) -> Result<Self, DeviceError> {
         let n_workers = n_threads.saturating_sub(1);
-        let nothing: &'static (dyn Fn(usize) + Sync) = &|_| {};
+        let nothing: &'static Pieces<'static> = &|_| {};
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             operation: UnsafeCell::new(Operation { f: nothing, n: 0 }),
@@ -101,10 +103,10 @@ impl Parallel {
         }
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = &*self.shared;
-        let f: &(dyn Fn(usize) + Sync) = &f;
+        let f: &Pieces<'_> = &f;
         // SAFETY: only the lifetime changes; `f` lives until this call returns, and no worker is in
         // the operation by then.
-        let f = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync), _>(f) };
+        let f = unsafe { std::mem::transmute::<*const Pieces<'_>, *const Pieces<'static>>(f) };
         // SAFETY: the turn is ours and the operation before was left by all, see `Shared`.
         unsafe { *shared.operation.get() = Operation { f, n } };
         shared.next.store(0, Ordering::Relaxed);

@@ -2,14 +2,11 @@
 
 use crate::device::{RouterRule, Routing};
 
-/// Turns logits `[n_tokens, n_experts]` into a routing.
-pub(crate) fn route(logits: &mut [f32], n_experts: usize, rule: RouterRule) -> Routing {
-    let n_slots = logits.len() / n_experts.max(1) * rule.top_k;
-    let mut routing = Routing {
-        top_k: rule.top_k,
-        expert_idx: Vec::with_capacity(n_slots),
-        gate_weight: Vec::with_capacity(n_slots),
-    };
+/// Turns logits `[n_tokens, n_experts]` into a routing, in the memory of an old one.
+pub(crate) fn route(logits: &mut [f32], n_experts: usize, rule: RouterRule, routing: &mut Routing) {
+    routing.top_k = rule.top_k;
+    routing.expert_idx.clear();
+    routing.gate_weight.clear();
     for row in logits.chunks_exact_mut(n_experts) {
         softmax(row);
         let first = routing.gate_weight.len();
@@ -26,7 +23,6 @@ pub(crate) fn route(logits: &mut [f32], n_experts: usize, rule: RouterRule) -> R
             chosen.iter_mut().for_each(|w| *w /= sum);
         }
     }
-    routing
 }
 
 fn softmax(row: &mut [f32]) {
@@ -82,6 +78,12 @@ pub(crate) fn limit_capacity(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn route(logits: &mut [f32], n_experts: usize, rule: RouterRule) -> Routing {
+        let mut routing = Routing::default();
+        super::route(logits, n_experts, rule, &mut routing);
+        routing
+    }
 
     #[test]
     fn chooses_the_most_probable_and_breaks_ties_downwards() {

@@ -145,6 +145,7 @@ impl<L: Lanes> Kernel for F32<L> {
     #[inline(always)]
     unsafe fn zero() -> L {
         // SAFETY (here and below): the caller's promise.
+        // SAFETY: the caller's promise.
         unsafe { L::zero() }
     }
     #[inline(always)]
@@ -193,6 +194,7 @@ impl<L: Lanes> Kernel for F16<L> {
     #[inline(always)]
     unsafe fn zero() -> L {
         // SAFETY (here and below): the caller's promise.
+        // SAFETY: the caller's promise.
         unsafe { L::zero() }
     }
     #[inline(always)]
@@ -241,6 +243,7 @@ impl<L: Lanes> Kernel for Bf16<L> {
     #[inline(always)]
     unsafe fn zero() -> L {
         // SAFETY (here and below): the caller's promise.
+        // SAFETY: the caller's promise.
         unsafe { L::zero() }
     }
     #[inline(always)]
@@ -286,6 +289,7 @@ impl Kernel for Bf16Dot {
     #[inline(always)]
     unsafe fn zero() -> __m512 {
         // SAFETY (here and below): the caller's promise.
+        // SAFETY: the caller's promise.
         unsafe { _mm512_setzero_ps() }
     }
     #[inline(always)]
@@ -356,16 +360,16 @@ pub(crate) unsafe fn product<K: Kernel, const M: usize, const P: usize>(
                 let x: [K::X; M] = std::array::from_fn(|r| K::splat(at(r)));
                 for p in 0..P {
                     let w = w(p);
-                    for r in 0..M {
-                        sums[r][p] = K::add_product(sums[r][p], x[r], w);
+                    for (sums, x) in sums.iter_mut().zip(x) {
+                        sums[p] = K::add_product(sums[p], x, w);
                     }
                 }
             } else {
                 let w: [K::W; P] = std::array::from_fn(w);
-                for r in 0..M {
+                for (r, sums) in sums.iter_mut().enumerate() {
                     let x = K::splat(at(r));
-                    for p in 0..P {
-                        sums[r][p] = K::add_product(sums[r][p], x, w[p]);
+                    for (sums, w) in sums.iter_mut().zip(w) {
+                        *sums = K::add_product(*sums, x, w);
                     }
                 }
             }
@@ -415,6 +419,7 @@ pub(crate) unsafe fn with_tile<K: Kernel>(rows: usize, panels: usize, work: &imp
         ($(($rows:literal, $panels:literal))*) => {
             // SAFETY: the caller's promise.
             match (rows, panels) {
+                // SAFETY: the caller's promise.
                 $(($rows, $panels) => unsafe { work.run::<$rows, $panels>() },)*
                 _ => unreachable!("a tile of {rows} × {panels} on {}", K::ISA),
             }

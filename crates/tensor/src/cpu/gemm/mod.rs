@@ -127,29 +127,50 @@ pub(crate) fn gemm(
     if c.is_empty() {
         return;
     }
-    let n_rows = c.len() / w.n_out();
-    let scratch = &mut *compute.scratch();
     let rows = Rows {
         data: a,
         n_cols: w.n_in(),
         idx: None,
     };
-    let groups = [RowTiles::new(compute.isa, 0..n_rows)];
-    with_kernel!(compute.isa, w, K => {
-        let n_steps = w.n_in().div_ceil(<<K as Kernel>::Weight as Element>::STEP);
-        let a = scratch.a.room(n_rows * n_steps);
-        pack::<K>(&compute.parallel, rows, &groups, a);
-        let out = OutRows { c: SharedMut::new(c), idx: None, gate: None, residual };
-        let product = Product::<K> {
-            a,
-            groups: &groups,
-            weights: &|_| Weights::new(w, bias),
-            activation,
-            out: Out::Rows(out),
-        };
-        // SAFETY: `CpuDevice::new` checks the instructions; `c` has a row for each row of `a`.
-        unsafe { product.run(&compute.parallel, &mut scratch.pieces) };
-    });
+    let out = OutRows {
+        c: SharedMut::new(c),
+        idx: None,
+        gate: None,
+        residual,
+    };
+    let groups = [RowTiles::new(compute.isa, 0..a.len() / w.n_in().max(1))];
+    // SAFETY: the kernel is for this machine's instructions; `c` has a row for each row of `a`.
+    unsafe {
+        with_kernel!(compute.isa, w, K => {
+            gemm_of::<K>(compute, rows, &groups, w, bias, activation, out);
+        });
+    }
+}
+
+/// # Safety
+/// As [`Product::run`].
+unsafe fn gemm_of<K: Kernel>(
+    compute: &Compute,
+    rows: Rows<'_>,
+    groups: &[RowTiles; 1],
+    w: &Matrix,
+    bias: Option<&[f32]>,
+    activation: Activation,
+    out: OutRows<'_>,
+) {
+    let scratch = &mut *compute.scratch();
+    let n_steps = rows.n_cols.div_ceil(K::Weight::STEP);
+    let a = scratch.a.room(groups[0].n_rows() * n_steps);
+    pack::<K>(&compute.parallel, rows, groups, a);
+    let product = Product::<K> {
+        a,
+        groups,
+        weights: &|_| Weights::new(w, bias),
+        activation,
+        out: Out::Rows(out),
+    };
+    // SAFETY: the caller's promise.
+    unsafe { product.run(&compute.parallel, &mut scratch.pieces) };
 }
 
 /// Some tiles of a group × some panels.

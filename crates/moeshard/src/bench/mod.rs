@@ -31,10 +31,18 @@ pub fn run(args: BenchArgs) -> Result<()> {
         isa: Isa::detect(),
     };
     let bench = Bench::load(model, compute, cpu).with_context(|| opened.place.clone())?;
+    // Before and after: what else runs may have slowed one of them down.
     let peak = Peak::measure(bench.device(), cpu.dtype);
+    let run = |&shape| bench.run(shape, config.until);
+    let measured = config
+        .shapes
+        .iter()
+        .map(run)
+        .collect::<Result<Vec<_>, _>>()?;
+    let peak = peak.or_higher(&Peak::measure(bench.device(), cpu.dtype));
     let mut report = Report::new(opened.name, cpu, peak);
-    for &shape in &config.shapes {
-        report.add(shape, &bench.run(shape, config.until)?);
+    for (&shape, measured) in config.shapes.iter().zip(&measured) {
+        report.add(shape, measured);
     }
     let mut out = io::stdout().lock();
     if config.json {

@@ -74,7 +74,7 @@ struct OperationReport {
 }
 
 impl Peak {
-    /// Measures a device that keeps weights as `dtype`; takes about a second.
+    /// Measures a device that keeps weights as `dtype`, for about a second.
     pub(super) fn measure(device: &CpuDevice, dtype: DType) -> Self {
         let f32_gflop_per_s = giga(peak::flops_per_second(device, DType::F32));
         Self {
@@ -84,6 +84,15 @@ impl Peak {
                 _ => giga(peak::flops_per_second(device, dtype)),
             },
             read_gb_per_s: giga(peak::read_bytes_per_second(device)),
+        }
+    }
+
+    /// The higher of each.
+    pub(super) fn or_higher(&self, other: &Self) -> Self {
+        Self {
+            f32_gflop_per_s: self.f32_gflop_per_s.max(other.f32_gflop_per_s),
+            weights_gflop_per_s: self.weights_gflop_per_s.max(other.weights_gflop_per_s),
+            read_gb_per_s: self.read_gb_per_s.max(other.read_gb_per_s),
         }
     }
 

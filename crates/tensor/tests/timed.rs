@@ -5,8 +5,8 @@ use moeshard_tensor::checkpoint::HostTensor;
 use moeshard_tensor::collective::Solo;
 use moeshard_tensor::cpu::{CpuConfig, CpuDevice, Isa, peak};
 use moeshard_tensor::device::{
-    Activation, AttentionShape, Device, EmbeddingRows, ExpertSlice, HostMatrix, MatrixLayout, Norm,
-    NormKind, Pooling, PositionRule, RouterRule,
+    Activation, AttentionShape, Device, EmbeddingRows, ExpertSlice, HostMatrix, LinearWeights,
+    MatrixLayout, Norm, NormKind, Pooling, PositionRule, RouterRule,
 };
 use moeshard_tensor::dtype::DType;
 use moeshard_tensor::timed::{Operation, Record, Timed, Work};
@@ -94,14 +94,20 @@ fn layer<D: Device>(device: &D) -> Vec<f32> {
         row_idx: &ids,
         scale: 1.0,
     }];
+    let dense = |seed, n_out, n_in| device.load_matrix(&[matrix(seed, n_out, n_in)]);
+    let up = dense(30, D_FF, D_MODEL).expect("a matrix");
+    let down = dense(31, D_MODEL, D_FF).expect("a matrix");
+    let linear = |weight| LinearWeights { weight, bias: None };
     let run = || {
         let x = device.embed(&rows)?;
         let h = device.norm(&x, &norm)?;
         let qkv = device.linear(&h, &qkv, None, Activation::Identity, None)?;
         let h = device.attention(&qkv, &CU_SEQLENS, &shape, None)?;
         let x = device.add(&x, &h, None)?;
+        let x = device.ffn(&x, linear(&up), Activation::Gelu, linear(&down), &x)?;
         let routing = device.route(&x, &router, rule)?;
         let y = device.expert_ffn(&x, &routing, &experts)?;
+        device.recycle(routing);
         let x = device.add(&x, &y, None)?;
         device.to_host(&device.pool(&x, &CU_SEQLENS, Pooling::Mean)?)
     };
@@ -147,6 +153,7 @@ fn work_is_counted_from_shapes() {
         x + 4 * router + 4 * row(N_EXPERTS),
     );
     let expert = 2 * D_MODEL * D_FF;
+    check("ffn 24→40→24", 1, row(2 * expert), 3 * x + 2 * expert);
     let n_bytes = 2 * x + N_EXPERTS * 2 * expert;
     check("expert_ffn 24→40→24", 1, row(2 * 2 * expert), n_bytes);
     check("pool", 1, 0, x + 2 * 4 * D_MODEL);

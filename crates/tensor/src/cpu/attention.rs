@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use super::compute::{Buffer, Compute};
 use super::gemm::kernel::{
-    F32, IsaWork, Strides, TileWork, on_isa, panels_at_once, product, with_tile,
+    F32, IsaWork, Strides, TileWork, on_isa, panels_at_once, product, put_steps_f32, with_tile,
 };
 use super::gemm::rows::RowTiles;
 use super::isa::Isa;
@@ -269,6 +269,29 @@ impl<L: Lanes> IsaWork for HeadWork<'_, L> {
     }
 }
 
+/// Stores rows of `dim` numbers column by column, `[dim, height]`, rows that are missing being
+/// zero.
+///
+/// # Safety
+/// The machine has the instructions of `L`; `height` is at most sixteen.
+#[inline(always)]
+unsafe fn transpose<L: Lanes>(rows: &[f32], dim: usize, height: usize, to: &mut [f32]) {
+    assert!(to.len() >= dim * height, "a tile needs more room");
+    for from in (0..dim).step_by(LANES) {
+        let cols = from..dim.min(from + LANES);
+        let mut block = [[0.0; LANES]; LANES];
+        for (block, row) in block.iter_mut().zip(rows.chunks_exact(dim)) {
+            match row[from..].first_chunk::<LANES>() {
+                Some(row) => *block = *row,
+                None => block[..cols.len()].copy_from_slice(&row[cols.clone()]),
+            }
+        }
+        let to = to[from * height..].as_mut_ptr();
+        // SAFETY: the caller's promise, and the room for these columns was checked.
+        unsafe { put_steps_f32::<L>(&block[..height], cols.len(), to) };
+    }
+}
+
 /// Up to four panels of queries of one head.
 struct QueryBlock<'a> {
     head: &'a Head<'a>,
@@ -296,7 +319,8 @@ impl QueryBlock<'_> {
         let queries = queries.room::<f32>(n_panels * dim * LANES);
         let scores = scores.room::<f32>(n_panels * KEYS * LANES);
         let mixed = mixed.room::<f32>(n_panels * dim * LANES);
-        self.pack_queries(queries, &mut mixed[..dim]);
+        // SAFETY: the caller's promise.
+        unsafe { self.pack_queries::<L>(queries, mixed) };
         mixed.fill(0.0);
         let mut running = [Running {
             largest: [f32::NEG_INFINITY; LANES],
@@ -331,20 +355,27 @@ impl QueryBlock<'_> {
             unsafe { walk::<L>(dim, n_panels, &tiles) };
         }
         // SAFETY: the caller's promise.
-        unsafe { self.store(mixed, &running) };
+        unsafe { self.store::<L>(mixed, &running) };
     }
 
-    /// Queries as panels `[n_panels, head_dim, 16]`, scaled; zero in lanes without one.
+    /// Queries as panels `[n_panels, head_dim, 16]`, scaled; zero in lanes without one. `rows` is
+    /// memory for one panel.
+    ///
+    /// # Safety
+    /// As [`QueryBlock::run`].
     #[inline(always)]
-    fn pack_queries(&self, to: &mut [f32], row: &mut [f32]) {
-        let dim = row.len();
-        to.fill(0.0);
-        for (i, query) in self.queries.clone().enumerate() {
-            self.head.copy_rotated(0, query, row);
-            let panel = &mut to[i / LANES * dim * LANES..];
-            for (d, x) in row.iter().enumerate() {
-                panel[d * LANES + i % LANES] = x * self.head.shape.scale;
+    unsafe fn pack_queries<L: Lanes>(&self, to: &mut [f32], rows: &mut [f32]) {
+        let dim = self.head.shape.head_dim;
+        for (panel, to) in to.chunks_exact_mut(dim * LANES).enumerate() {
+            let first = self.queries.start + panel * LANES;
+            let queries = first..self.queries.end.min(first + LANES);
+            let rows = &mut rows[..queries.len() * dim];
+            for (row, query) in rows.chunks_exact_mut(dim).zip(queries) {
+                self.head.copy_rotated(0, query, row);
+                row.iter_mut().for_each(|x| *x *= self.head.shape.scale);
             }
+            // SAFETY: the caller's promise.
+            unsafe { transpose::<L>(rows, dim, LANES, to) };
         }
     }
 
@@ -390,21 +421,32 @@ impl QueryBlock<'_> {
         }
     }
 
+    /// Divides by the sums and stores every query's row.
+    ///
     /// # Safety
     /// As [`QueryBlock::run`].
     #[inline(always)]
-    unsafe fn store(&self, mixed: &[f32], running: &[Running]) {
+    unsafe fn store<L: Lanes>(&self, mixed: &[f32], running: &[Running]) {
         let (head, dim) = (self.head, self.head.shape.head_dim);
         let (_, width) = head.widths();
-        for (i, query) in self.queries.clone().enumerate() {
-            let (panel, lane) = (i / LANES, i % LANES);
-            let mixed = &mixed[panel * dim * LANES..][..dim * LANES];
-            let factor = 1.0 / running[panel].sum[lane];
-            let at = (head.tokens.start + query) * width + head.head * dim;
-            // SAFETY: this head's columns of this query's row, which `out` has.
-            let out = unsafe { std::slice::from_raw_parts_mut(head.out.ptr().add(at), dim) };
-            for (x, mixed) in out.iter_mut().zip(mixed.as_chunks::<LANES>().0) {
-                *x = mixed[lane] * factor;
+        for (panel, mixed) in mixed.chunks_exact(dim * LANES).enumerate() {
+            let first = self.queries.start + panel * LANES;
+            let queries = first..self.queries.end.min(first + LANES);
+            let factor = running[panel].sum.map(|sum| 1.0 / sum);
+            for (i, rows) in mixed.as_chunks::<LANES>().0.chunks(LANES).enumerate() {
+                // [dimensions, lanes] -> [lanes, dimensions]
+                let mut lanes = [0.0; LANES * LANES];
+                // SAFETY: the caller's promise; at most sixteen rows of sixteen lanes.
+                unsafe { put_steps_f32::<L>(rows, LANES, lanes.as_mut_ptr()) };
+                let lanes = lanes.chunks_exact(rows.len());
+                for ((query, lane), factor) in queries.clone().zip(lanes).zip(factor) {
+                    let at = (head.tokens.start + query) * width + head.head * dim + i * LANES;
+                    // SAFETY: columns of this head in this query's row, which `out` has.
+                    let out = unsafe {
+                        std::slice::from_raw_parts_mut(head.out.ptr().add(at), lane.len())
+                    };
+                    out.iter_mut().zip(lane).for_each(|(x, y)| *x = y * factor);
+                }
             }
         }
     }

@@ -14,9 +14,17 @@ use crate::device::Activation;
 pub(crate) fn exp(x: f32) -> f32 {
     const LN2_HI: f32 = 0.693_359_4;
     const LN2_LO: f32 = -2.121_944_4e-4;
-    // Clamped so that 2ⁿ stays a normal number; the ends are selected below.
-    let clamped = x.clamp(-87.3, 88.722_8);
-    let n = (clamped * std::f32::consts::LOG2_E).round_ties_even();
+    const LEAST: f32 = -87.3;
+    const MOST: f32 = 88.722_8;
+    // Comparisons that NaN fails, so that NaN stays NaN; the ends are selected below.
+    let clamped = if x < LEAST { LEAST } else { x };
+    let clamped = if clamped > MOST { MOST } else { clamped };
+    // Adding 1.5 · 2²³ rounds to an integer, which then is the low bits: a conversion would check
+    // for numbers that no integer holds.
+    const ROUND: f32 = 12_582_912.0;
+    let rounded = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let integer = (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let n = rounded - ROUND;
     let r = (-n).mul_add(LN2_LO, (-n).mul_add(LN2_HI, clamped));
     let mut p = 1.987_569_1e-4;
     for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5] {
@@ -24,22 +32,15 @@ pub(crate) fn exp(x: f32) -> f32 {
     }
     let p = (r * r).mul_add(p, r + 1.0);
     // 2ⁿ in two factors: n can be 128, which one exponent cannot hold.
-    let half = (n as i32) >> 1;
-    let y = p * power_of_two(half) * power_of_two(n as i32 - half);
-    if x.is_nan() {
-        x
-    } else if x < -87.3 {
-        0.0
-    } else if x > 88.722_8 {
-        f32::INFINITY
-    } else {
-        y
-    }
+    let half = integer >> 1;
+    let y = p * power_of_two(half) * power_of_two(integer.wrapping_sub(half));
+    let y = if x < LEAST { 0.0 } else { y };
+    if x > MOST { f32::INFINITY } else { y }
 }
 
 #[inline(always)]
 fn power_of_two(n: i32) -> f32 {
-    f32::from_bits(((n + 127) << 23) as u32)
+    f32::from_bits((n.wrapping_add(127) << 23) as u32)
 }
 
 /// The error function, within 3.4e-7 absolutely and 6.5e-7 relatively.

@@ -109,13 +109,13 @@ unsafe fn put_steps_avx512(rows: &[[u32; LANES]], n_steps: usize, to: *mut u32) 
     }
 }
 
-/// [`Kernel::put_steps`] for f32, by whatever the lanes are of.
+/// [`Kernel::put_steps`] for f32, by whatever the lanes are of; at most sixteen rows.
 ///
 /// # Safety
 /// As there, where the instructions of `L` are available.
 #[inline(always)]
-unsafe fn put_steps_f32<L: Lanes>(rows: &[[f32; LANES]], n_steps: usize, to: *mut f32) {
-    // SAFETY: the caller's promise; tiles have at most twelve rows.
+pub(crate) unsafe fn put_steps_f32<L: Lanes>(rows: &[[f32; LANES]], n_steps: usize, to: *mut f32) {
+    // SAFETY: the caller's promise; there are at most sixteen rows.
     unsafe {
         match L::ISA {
             #[cfg(target_arch = "x86_64")]
@@ -326,7 +326,7 @@ impl Kernel for Bf16Dot {
 
     #[inline(always)]
     unsafe fn put_steps(rows: &[[u32; LANES]], n_steps: usize, to: *mut u32) {
-        // SAFETY: the caller's promise; tiles have at most twelve rows.
+        // SAFETY: the caller's promise; there are at most sixteen rows.
         unsafe { put_steps_avx512(rows, n_steps, to) }
     }
 }

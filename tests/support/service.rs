@@ -41,8 +41,7 @@ impl Service {
             sequence_capacity: None,
             isa: Isa::detect(),
         };
-        let engine =
-            CpuEngine::start(Arc::clone(&model), config, &(Arc::new(|_| {}) as _)).expect("engine");
+        let engine = CpuEngine::start(&model, config, &(Arc::new(|_| {}) as _)).expect("engine");
         let tokenizer = model.tokenizer_json.as_deref().expect("tokenizer.json");
         let info = ModelInfo {
             d_model: model.spec.d_model,

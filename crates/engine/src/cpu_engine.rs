@@ -86,7 +86,7 @@ impl CpuEngine {
     /// # Errors
     /// If the model cannot be laid out as configured, or its weights are not what they should be.
     pub fn start(
-        model: Arc<Model>,
+        model: &Arc<Model>,
         config: EngineConfig,
         progress: &Arc<dyn Fn(u64) + Send + Sync>,
     ) -> Result<Self, StartError> {
@@ -113,7 +113,7 @@ impl CpuEngine {
 
     /// Starts one rank for each end of a world.
     fn start_over(
-        model: Arc<Model>,
+        model: &Arc<Model>,
         config: EngineConfig,
         collectives: Vec<Box<dyn Collective>>,
         progress: &Arc<dyn Fn(u64) + Send + Sync>,
@@ -128,7 +128,7 @@ impl CpuEngine {
                     sequence_capacity: config.sequence_capacity,
                     progress: Arc::clone(progress),
                 };
-                start(Arc::clone(&model), set_up, collective)
+                start(Arc::clone(model), set_up, collective)
             })
             .collect::<Result<Vec<_>, _>>()?;
         for (rank, r) in ranks.iter().enumerate() {
@@ -417,7 +417,7 @@ mod tests {
                     panics,
                 }) as Box<dyn Collective>
             });
-            let engine = CpuEngine::start_over(model(), config(3), ends.collect(), &told());
+            let engine = CpuEngine::start_over(&model(), config(3), ends.collect(), &told());
             let engine = engine.expect("it loads");
             // The second time nobody is left to ask; the reason stays.
             for _ in 0..2 {
@@ -432,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_batch_that_does_not_fit_is_an_input_error_and_the_engine_goes_on() {
-        let engine = CpuEngine::start(model(), config(2), &told()).expect("engine");
+        let engine = CpuEngine::start(&model(), config(2), &told()).expect("engine");
         let whole = batch();
         let classify = Task::Classify { raw_scores: false };
         let bad = [
@@ -481,7 +481,7 @@ mod tests {
             let n_read = Arc::new(n_read);
             Arc::new(move |_| n_read.store(true, Ordering::Relaxed))
         };
-        let refused = |config| match CpuEngine::start(model(), config, &told) {
+        let refused = |config| match CpuEngine::start(&model(), config, &told) {
             Ok(_) => panic!("{config:?} was accepted"),
             Err(error) => error.to_string(),
         };

@@ -66,7 +66,7 @@ fn start(model: &Arc<Model>, compute: &ComputeConfig, place: &str) -> Result<Cpu
         let bar = Arc::clone(&bar);
         Arc::new(move |n_bytes| bar.add(n_bytes))
     };
-    let engine = CpuEngine::start(Arc::clone(model), engine_config(model, compute), &told)
+    let engine = CpuEngine::start(model, engine_config(model, compute), &told)
         .with_context(|| place.to_owned())?;
     bar.finish();
     Ok(engine)

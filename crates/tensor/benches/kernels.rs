@@ -22,7 +22,7 @@ const D_FF: usize = 3072;
 fn device(dtype: DType) -> CpuDevice {
     let config = CpuConfig {
         dtype,
-        n_threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
+        n_threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         isa: Isa::detect(),
     };
     CpuDevice::new(config, Box::new(Solo)).expect("device")

@@ -3,8 +3,11 @@
 use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::Strategy;
 use moeshard_tensor::cpu::Isa;
+use moeshard_tensor::dtype::DType;
 use moeshard_tests::compare::{Random, assert_close};
 use moeshard_tests::golden;
+use moeshard_tests::random_moe::Family;
+use moeshard_tests::service::mini_folder;
 use moeshard_tests::world::{Layout, Run, run};
 
 const CASES: [&str; 4] = ["switch", "nomic_moe", "nllb_moe", "nomic_dense"];
@@ -38,18 +41,26 @@ fn bits(run: &Run) -> Vec<u32> {
     all.map(|x| x.to_bits()).collect()
 }
 
+/// Every kernel path with every dtype of weights.
+fn kernels() -> Vec<(Isa, DType)> {
+    let of = |isa| [DType::F32, DType::BF16, DType::F16].map(|dtype| (isa, dtype));
+    Isa::available().into_iter().flat_map(of).collect()
+}
+
 #[test]
 fn a_sequence_alone_and_in_a_bulk_batch_is_bit_for_bit_the_same() {
     for case in CASES {
         let model = open(case);
         let sequences = sequences(&model, 60, &mut Random(1));
-        for isa in Isa::available() {
+        for (isa, dtype) in kernels() {
             let layout = Layout {
                 isa,
+                dtype,
                 n_threads: 2,
                 ..Layout::default()
             };
-            check_alone(&format!("{case} on {isa}"), &model, layout, &sequences);
+            let what = format!("{case} on {isa} in {dtype}");
+            check_alone(&what, &model, layout, &sequences);
         }
     }
 }
@@ -60,15 +71,18 @@ fn with_several_ranks_too() {
     for case in ["switch", "nomic_moe", "nomic_moe_classify", "nllb_moe"] {
         let model = open(case);
         let sequences = sequences(&model, 30, &mut Random(5));
-        for n_ranks in [2, 3] {
-            for strategy in [Strategy::Sharded, Strategy::Parallel, Strategy::Replicated] {
-                let layout = Layout {
-                    n_ranks,
-                    strategy,
-                    ..Layout::default()
-                };
-                let what = format!("{case}, {n_ranks} ranks, {strategy}");
-                check_alone(&what, &model, layout, &sequences);
+        for dtype in [DType::F32, DType::BF16] {
+            for n_ranks in [2, 3] {
+                for strategy in [Strategy::Sharded, Strategy::Parallel, Strategy::Replicated] {
+                    let layout = Layout {
+                        n_ranks,
+                        strategy,
+                        dtype,
+                        ..Layout::default()
+                    };
+                    let what = format!("{case}, {n_ranks} ranks, {strategy}, {dtype}");
+                    check_alone(&what, &model, layout, &sequences);
+                }
             }
         }
     }
@@ -88,19 +102,70 @@ fn threads_and_repetition_change_no_bit() {
     for case in CASES {
         let model = open(case);
         let sequences = sequences(&model, 20, &mut Random(2));
-        let of = |n_threads, n_ranks| {
-            let layout = Layout {
+        for (isa, dtype) in kernels() {
+            let of = |n_threads, n_ranks| {
+                let layout = Layout {
+                    isa,
+                    dtype,
+                    n_threads,
+                    n_ranks,
+                    ..Layout::default()
+                };
+                run(&model.spec, &model.checkpoint, layout, &sequences).0
+            };
+            for n_ranks in [1, 3] {
+                let once = of(1, n_ranks);
+                for n_threads in [1, 2, 3, 5] {
+                    for (a, b) in of(n_threads, n_ranks).iter().zip(&once) {
+                        let what = format!("{case} on {isa} in {dtype}, {n_threads} threads");
+                        assert_eq!(bits(a), bits(b), "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The goldens are narrower than a tile of some kernels; these are of d 256, 128 and 96.
+#[test]
+fn wider_models_do_not_change_with_batch_or_threads_either() {
+    let mini = Model::open(&mini_folder()).expect("mini");
+    let random = |family: Family, seed| family.model(seed, DType::F32);
+    let models = [
+        mini,
+        random(Family::NomicMoe, 21),
+        random(Family::Switch, 22),
+    ];
+    for model in &models {
+        let family = &model.spec.family;
+        let sequences = sequences(model, 24, &mut Random(6));
+        for (isa, dtype) in kernels() {
+            // f16 differs from bf16 only in how weights are widened. The plain path is slow.
+            let slow = isa == Isa::Portable && model.spec.d_model > 128;
+            if dtype == DType::F16 || slow {
+                continue;
+            }
+            let layout = |n_threads| Layout {
+                isa,
+                dtype,
                 n_threads,
-                n_ranks,
                 ..Layout::default()
             };
-            run(&model.spec, &model.checkpoint, layout, &sequences).0
-        };
-        for n_ranks in [1, 3] {
-            let once = of(1, n_ranks);
-            for n_threads in [1, 2, 5] {
-                for (a, b) in of(n_threads, n_ranks).iter().zip(&once) {
-                    assert_eq!(bits(a), bits(b), "{case}, {n_threads} threads");
+            let what = format!("{family} on {isa} in {dtype}");
+            check_alone(&what, model, layout(2), &sequences);
+            let of = |n_threads| {
+                run(
+                    &model.spec,
+                    &model.checkpoint,
+                    layout(n_threads),
+                    &sequences,
+                )
+                .0
+            };
+            let once = of(1);
+            for n_threads in [2, 3] {
+                for (a, b) in of(n_threads).iter().zip(&once) {
+                    assert_eq!(bits(a), bits(b), "{what}, {n_threads} threads");
                 }
             }
         }

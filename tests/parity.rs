@@ -1,4 +1,4 @@
-//! Every family gives the numbers of an independent implementation, on every layout.
+//! Every family gives the numbers of an independent implementation, on every layout and kernel path.
 
 use moeshard_encoder::model::Model;
 use moeshard_encoder::reference::Reference;
@@ -34,7 +34,7 @@ fn open(case: &str) -> Model {
     Model::open(&golden::folder(case)).unwrap_or_else(|e| panic!("{case}: {e}"))
 }
 
-/// Every world size and dropless strategy that the model's experts allow.
+/// Every kernel path, world size and dropless strategy that the model's experts allow.
 fn layouts(model: &Model) -> Vec<Layout> {
     let n_experts = model
         .spec
@@ -44,13 +44,13 @@ fn layouts(model: &Model) -> Vec<Layout> {
     let mut layouts = Vec::new();
     for n_ranks in 1..=4 {
         for strategy in [Strategy::Sharded, Strategy::Parallel, Strategy::Replicated] {
-            if strategy != Strategy::Parallel || n_experts.is_none_or(|n| n >= n_ranks) {
-                layouts.push(Layout {
-                    n_ranks,
-                    strategy,
-                    ..Layout::default()
-                });
-            }
+            let fits = strategy != Strategy::Parallel || n_experts.is_none_or(|n| n >= n_ranks);
+            layouts.extend(Isa::available().iter().filter(|_| fits).map(|&isa| Layout {
+                n_ranks,
+                strategy,
+                isa,
+                ..Layout::default()
+            }));
         }
     }
     layouts
@@ -128,7 +128,7 @@ fn ids(golden: &Golden) -> Vec<Vec<u32>> {
 }
 
 #[test]
-fn every_family_matches_its_golden_on_every_layout() {
+fn every_family_matches_its_golden_on_every_layout_and_kernel_path() {
     for case in CASES {
         let (model, golden) = (open(case), golden::read(case, "golden.json"));
         for layout in layouts(&model) {
@@ -140,7 +140,7 @@ fn every_family_matches_its_golden_on_every_layout() {
 }
 
 #[test]
-fn every_kernel_path_matches_the_goldens() {
+fn several_threads_match_the_goldens_on_every_kernel_path() {
     for isa in Isa::available() {
         for case in CASES {
             let (model, golden) = (open(case), golden::read(case, "golden.json"));
@@ -215,35 +215,45 @@ fn heads_give_the_probabilities_of_transformers() {
         let (model, golden) = (open(case), golden::read(case, "golden.json"));
         let head = model.spec.head.as_ref().expect("a head");
         assert_eq!(head.problem_type, problem_type, "{case}");
-        let (runs, _) = run(
-            &model.spec,
-            &model.checkpoint,
-            Layout::default(),
-            &ids(&golden),
-        );
-        for (run, sequence) in runs.iter().zip(&golden.sequences) {
-            let found = probabilities(&run.logits, problem_type);
-            let expected = sequence.probabilities.as_ref().expect("probabilities");
-            assert_close(case, &found, expected, 1e-5);
+        for isa in Isa::available() {
+            let layout = Layout {
+                isa,
+                ..Layout::default()
+            };
+            let (runs, _) = run(&model.spec, &model.checkpoint, layout, &ids(&golden));
+            for (run, sequence) in runs.iter().zip(&golden.sequences) {
+                let found = probabilities(&run.logits, problem_type);
+                let expected = sequence.probabilities.as_ref().expect("probabilities");
+                assert_close(&format!("{case} ({isa})"), &found, expected, 1e-5);
+            }
         }
     }
 }
 
 #[test]
 fn half_precision_weights_that_are_exact_change_nothing() {
-    // Every golden weight is a bf16 number, so bf16 storage is exact. f16 storage rounds only
-    // what is below its normal range.
+    // Every golden weight is a bf16 number, so bf16 storage is exact where activations stay f32;
+    // tests/bf16.rs has the path that rounds them. f16 storage rounds only what is below its
+    // normal range.
     for case in ["switch", "nomic_moe", "nllb_moe", "bert_cls"] {
         let (model, golden) = (open(case), golden::read(case, "golden.json"));
-        let layout = |dtype| Layout {
-            dtype,
-            n_ranks: 2,
-            ..Layout::default()
-        };
-        let of = |dtype| run(&model.spec, &model.checkpoint, layout(dtype), &ids(&golden)).0;
-        check(case, &golden, &of(DType::BF16));
-        for (half, full) in of(DType::F16).iter().zip(&of(DType::F32)) {
-            assert!(cosine(&half.pooled[1], &full.pooled[1]) > 0.9999, "{case}");
+        for isa in Isa::available() {
+            let of = |dtype| {
+                let layout = Layout {
+                    dtype,
+                    isa,
+                    n_ranks: 2,
+                    ..Layout::default()
+                };
+                run(&model.spec, &model.checkpoint, layout, &ids(&golden)).0
+            };
+            if isa != Isa::Avx512Bf16 {
+                check(&format!("{case} ({isa})"), &golden, &of(DType::BF16));
+            }
+            for (half, full) in of(DType::F16).iter().zip(&of(DType::F32)) {
+                let cosine = cosine(&half.pooled[1], &full.pooled[1]);
+                assert!(cosine > 0.9999, "{case} ({isa}): {cosine}");
+            }
         }
     }
 }
@@ -256,13 +266,16 @@ fn all_minilm_l6_v2_gives_its_embeddings() {
     let model = Model::open(&folder).expect("MiniLM");
     assert_eq!(model.settings.max_length, 256);
     let golden = golden::read("minilm", "golden.json");
-    for n_ranks in [1, 2] {
-        let layout = Layout {
-            n_ranks,
-            n_threads: 2,
-            ..Layout::default()
-        };
-        let (runs, _) = run(&model.spec, &model.checkpoint, layout, &ids(&golden));
-        check("minilm", &golden, &runs);
+    for isa in Isa::available() {
+        for n_ranks in [1, 2] {
+            let layout = Layout {
+                n_ranks,
+                isa,
+                n_threads: 2,
+                ..Layout::default()
+            };
+            let (runs, _) = run(&model.spec, &model.checkpoint, layout, &ids(&golden));
+            check(&format!("minilm ({isa})"), &golden, &runs);
+        }
     }
 }

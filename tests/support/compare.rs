@@ -48,6 +48,51 @@ pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
+/// How near vectors are to those that are expected: the cosine of each pair.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cosines(Vec<f64>);
+
+impl Cosines {
+    /// Compares vectors pair by pair.
+    ///
+    /// # Panics
+    /// If one has no direction.
+    pub fn of<'a>(pairs: impl Iterator<Item = (&'a [f32], &'a [f32])>) -> Self {
+        let cosines: Vec<f64> = pairs.map(|(a, b)| cosine(a, b)).collect();
+        assert!(cosines.iter().all(|c| c.is_finite()), "{cosines:?}");
+        Self(cosines)
+    }
+
+    /// Adds those of other pairs.
+    pub fn extend(&mut self, more: Self) {
+        self.0.extend(more.0);
+    }
+
+    /// The smallest, and of which pair it is.
+    ///
+    /// # Panics
+    /// If there is no pair.
+    pub fn worst(&self) -> (f64, usize) {
+        let all = self.0.iter().copied().zip(0..);
+        all.min_by(|a, b| a.0.total_cmp(&b.0)).expect("a pair")
+    }
+
+    /// The mean of all pairs.
+    pub fn mean(&self) -> f64 {
+        self.0.iter().sum::<f64>() / self.0.len() as f64
+    }
+}
+
+impl std::fmt::Display for Cosines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (mean, (worst, idx), n) = (self.mean(), self.worst(), self.0.len());
+        write!(
+            f,
+            "cosine {worst:.6} at worst (text {idx} of {n}), {mean:.6} on average"
+        )
+    }
+}
+
 /// A seeded generator of numbers (splitmix64), so that tests repeat.
 #[derive(Clone, Debug)]
 pub struct Random(pub u64);
@@ -70,6 +115,11 @@ impl Random {
     /// Uniform in −1..1.
     pub fn signed(&mut self) -> f32 {
         (self.bits() >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+    }
+
+    /// Of mean 0 and standard deviation 1: three uniform numbers in −1..1 together.
+    pub fn normal(&mut self) -> f32 {
+        self.signed() + self.signed() + self.signed()
     }
 
     /// A permutation of `0..n`.

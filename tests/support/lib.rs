@@ -4,9 +4,13 @@ pub mod compare;
 pub mod data;
 pub mod golden;
 pub mod http;
+pub mod imposed;
 pub mod model_dir;
+pub mod random_moe;
 pub mod server;
 pub mod service;
+pub mod texts;
+pub mod weights;
 pub mod world;
 
 use std::path::PathBuf;

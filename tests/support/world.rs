@@ -13,6 +13,8 @@ use moeshard_tensor::cpu::{CpuConfig, CpuDevice, Isa};
 use moeshard_tensor::device::{Device, DeviceStats, Pooling, Routing};
 use moeshard_tensor::dtype::DType;
 
+use crate::imposed::Imposed;
+
 /// How a model is laid out.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
@@ -66,14 +68,27 @@ pub fn run(
     layout: Layout,
     sequences: &[Vec<u32>],
 ) -> (Vec<Run>, Vec<DeviceStats>) {
-    let ends: Vec<Box<dyn Collective>> = match layout.n_ranks {
-        1 => vec![Box::new(Solo)],
-        n => in_process(n, Duration::from_secs(300))
-            .into_iter()
-            .map(|e| Box::new(e) as _)
-            .collect(),
+    run_over(spec, checkpoint, layout, sequences, ends(layout.n_ranks))
+}
+
+/// As [`run`], with the experts of every token decided beforehand: `routings[s]` is one routing for
+/// each layer of experts, of sequence `s`.
+///
+/// # Panics
+/// If a rank fails, or a routing is of another model or sequence.
+pub fn run_imposed(
+    spec: &EncoderSpec,
+    checkpoint: &Checkpoint,
+    layout: Layout,
+    sequences: &[Vec<u32>],
+    routings: &[Vec<Routing>],
+) -> (Vec<Run>, Vec<DeviceStats>) {
+    let impose = |cpu, seqs: &[usize]| {
+        let mine: Vec<_> = seqs.iter().map(|&s| routings[s].as_slice()).collect();
+        Imposed::new(cpu, &mine)
     };
-    run_over(spec, checkpoint, layout, sequences, ends)
+    let ends = ends(layout.n_ranks);
+    run_on(spec, checkpoint, layout, sequences, ends, &impose)
 }
 
 /// As [`run`], over collectives of the caller's.
@@ -86,6 +101,28 @@ pub fn run_over(
     layout: Layout,
     sequences: &[Vec<u32>],
     ends: Vec<Box<dyn Collective>>,
+) -> (Vec<Run>, Vec<DeviceStats>) {
+    run_on(spec, checkpoint, layout, sequences, ends, &|cpu, _| cpu)
+}
+
+fn ends(n_ranks: usize) -> Vec<Box<dyn Collective>> {
+    match n_ranks {
+        1 => vec![Box::new(Solo)],
+        n => in_process(n, Duration::from_secs(300))
+            .into_iter()
+            .map(|e| Box::new(e) as _)
+            .collect(),
+    }
+}
+
+/// Runs on devices that `device` makes of each rank's own and the sequences that the rank gets.
+fn run_on<D: Device>(
+    spec: &EncoderSpec,
+    checkpoint: &Checkpoint,
+    layout: Layout,
+    sequences: &[Vec<u32>],
+    ends: Vec<Box<dyn Collective>>,
+    device: &(impl Fn(CpuDevice, &[usize]) -> D + Sync),
 ) -> (Vec<Run>, Vec<DeviceStats>) {
     let lengths: Vec<_> = sequences.iter().map(Vec::len).collect();
     let placed = place(&lengths, layout.n_ranks);
@@ -102,7 +139,18 @@ pub fn run_over(
             .map(|(end, seqs)| {
                 let mine: Vec<_> = seqs.iter().map(|&s| sequences[s].clone()).collect();
                 let counts = Arc::clone(&counts);
-                scope.spawn(move || rank(spec, checkpoint, layout, &mine, &counts, end))
+                scope.spawn(move || {
+                    let plan = ShardPlan {
+                        strategy: layout.strategy,
+                        rank: end.rank(),
+                        world_size: layout.n_ranks,
+                    };
+                    let device = device(cpu(layout, end), seqs);
+                    let capacity = layout.sequence_capacity;
+                    let encoder = Encoder::load(device, spec, checkpoint, plan, capacity, &|_| {});
+                    let encoder = encoder.unwrap_or_else(|e| panic!("cannot load: {e}"));
+                    rank(&encoder, &mine, &counts)
+                })
             })
             .collect();
         threads
@@ -119,38 +167,21 @@ pub fn run_over(
     (runs, stats)
 }
 
-fn rank(
-    spec: &EncoderSpec,
-    checkpoint: &Checkpoint,
-    layout: Layout,
+fn cpu(layout: Layout, end: Box<dyn Collective>) -> CpuDevice {
+    let config = CpuConfig {
+        dtype: layout.dtype,
+        n_threads: layout.n_threads,
+        isa: layout.isa,
+    };
+    CpuDevice::new(config, end).expect("device")
+}
+
+fn rank<D: Device>(
+    encoder: &Encoder<D>,
     sequences: &[Vec<u32>],
     n_tokens_per_rank: &[usize],
-    end: Box<dyn Collective>,
 ) -> (Vec<Run>, DeviceStats) {
-    let Layout {
-        n_ranks,
-        strategy,
-        isa,
-        dtype,
-        n_threads,
-        sequence_capacity,
-    } = layout;
-    let plan = ShardPlan {
-        strategy,
-        rank: end.rank(),
-        world_size: n_ranks,
-    };
-    let device = CpuDevice::new(
-        CpuConfig {
-            dtype,
-            n_threads,
-            isa,
-        },
-        end,
-    )
-    .expect("device");
-    let encoder = Encoder::load(device, spec, checkpoint, plan, sequence_capacity, &|_| {});
-    let encoder = encoder.unwrap_or_else(|e| panic!("cannot load: {e}"));
+    let spec = encoder.spec();
     let ids = sequences.concat();
     let mut cu_seqlens = vec![0];
     for sequence in sequences {

@@ -9,7 +9,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use moeshard_tensor::checkpoint::HostTensor;
 use moeshard_tensor::collective::Solo;
-use moeshard_tensor::cpu::{CpuConfig, CpuDevice, Isa, Tensor};
+use moeshard_tensor::cpu::{CpuConfig, CpuDevice, Isa, Tensor, peak};
 use moeshard_tensor::device::{
     Activation, AttentionShape, Device, ExpertSlice, HostMatrix, MatrixLayout, PositionRule,
     Routing,
@@ -49,6 +49,9 @@ fn gemm(c: &mut Criterion) {
     let mut group = c.benchmark_group("gemm");
     for dtype in [DType::F32, DType::BF16] {
         let device = device(dtype);
+        // What an inner loop on registers reaches, to hold the rest against.
+        let peak = peak::flops_per_second(&device, dtype) / 2.0;
+        println!("peak in {dtype}: {:.1} Gelem/s", peak * 1e-9);
         for (m, n_out, n_in) in [
             (1, D_FF, D_MODEL),
             (16, D_FF, D_MODEL),

@@ -13,7 +13,8 @@ use std::ops::Range;
 
 use super::compute::{Buffer, Compute};
 use super::gemm::kernel::{
-    F32, IsaWork, Strides, TileWork, on_isa, panels_at_once, product, put_steps_f32, with_tile,
+    Ahead, F32, IsaWork, Strides, TileWork, on_isa, panels_at_once, product, put_steps_f32,
+    with_tile,
 };
 use super::gemm::rows::RowTiles;
 use super::isa::Isa;
@@ -513,7 +514,7 @@ impl Tiles for ScoreTiles<'_> {
         // SAFETY: keys `row .. row + M` are of this block; `scores` has room for them.
         unsafe {
             let first = self.keys.0.add(row * self.keys.1);
-            let sums = product::<F32<L>, M, P>(first, strides, panels, self.dim);
+            let sums = product::<F32<L>, M, P>(first, strides, panels, self.dim, Ahead::NONE);
             for (r, sums) in sums.into_iter().enumerate() {
                 for (p, sums) in sums.into_iter().enumerate() {
                     sums.store(self.scores.add(((panel + p) * KEYS + row + r) * LANES));
@@ -547,8 +548,13 @@ impl Tiles for MixTiles<'_> {
         };
         // SAFETY: dimensions `row .. row + M` are of this head; `mixed` has room for them.
         unsafe {
-            let sums =
-                product::<F32<L>, M, P>(self.values.0.add(row), strides, panels, self.n_keys);
+            let sums = product::<F32<L>, M, P>(
+                self.values.0.add(row),
+                strides,
+                panels,
+                self.n_keys,
+                Ahead::NONE,
+            );
             for (r, sums) in sums.into_iter().enumerate() {
                 for (p, sums) in sums.into_iter().enumerate() {
                     let to = self.mixed.add(((panel + p) * self.dim + row + r) * LANES);

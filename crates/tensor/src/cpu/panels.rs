@@ -80,6 +80,12 @@ impl<E: Element> Panels<E> {
         &self.data[panel_idx * size..][..size]
     }
 
+    /// `[panels, n_steps, 16, STEP]`
+    pub(crate) fn several(&self, panels: std::ops::Range<usize>) -> &[E] {
+        let size = self.n_steps() * LANES * E::STEP;
+        &self.data[panels.start * size..panels.end * size]
+    }
+
     pub(crate) fn n_bytes(&self) -> usize {
         size_of_val(self.data.as_slice())
     }

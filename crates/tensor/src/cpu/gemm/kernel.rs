@@ -338,6 +338,51 @@ pub(crate) struct Strides {
     pub(crate) step: usize,
 }
 
+/// Memory to fetch into the second-level cache on the way, one cache line a step.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    first: *const u8,
+    step: usize,
+}
+
+impl Ahead {
+    const LINE: usize = 64;
+
+    /// Nothing.
+    pub(crate) const NONE: Self = Self {
+        first: std::ptr::null(),
+        step: 0,
+    };
+
+    /// As much of `memory` from byte `from` on as there are steps.
+    pub(crate) fn of<E>(memory: &[E], from: usize) -> Self {
+        match from < size_of_val(memory) {
+            // A prefetch beyond the end does nothing.
+            true => Self {
+                first: memory.as_ptr().cast::<u8>().wrapping_add(from),
+                step: Self::LINE,
+            },
+            false => Self::NONE,
+        }
+    }
+
+    /// How many bytes `n_steps` steps fetch.
+    pub(crate) fn n_bytes(n_steps: usize) -> usize {
+        n_steps * Self::LINE
+    }
+
+    #[inline(always)]
+    fn fetch(self, step: usize) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch of any address is allowed; SSE is part of the target.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(self.first.wrapping_add(step * self.step).cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = step;
+    }
+}
+
 /// The sums of `M` rows × `P` panels over `n_steps` steps.
 ///
 /// # Safety
@@ -348,11 +393,13 @@ pub(crate) unsafe fn product<K: Kernel, const M: usize, const P: usize>(
     strides: Strides,
     panels: [*const K::Weight; P],
     n_steps: usize,
+    ahead: Ahead,
 ) -> [[K::Sums; P]; M] {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [[K::zero(); P]; M];
         for i in 0..n_steps {
+            ahead.fetch(i);
             let at = |r: usize| a.add(r * strides.row + i * strides.step);
             let w = |p: usize| K::load(panels[p].add(i * LANES * K::Weight::STEP));
             // Whichever is fewer stays in registers, the other passes through one.

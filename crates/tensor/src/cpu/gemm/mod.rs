@@ -9,7 +9,9 @@ pub(crate) mod rows;
 
 use std::ops::Range;
 
-use kernel::{IsaWork, Kernel, Strides, TileWork, on_isa, panels_at_once, product, with_tile};
+use kernel::{
+    Ahead, IsaWork, Kernel, Strides, TileWork, on_isa, panels_at_once, product, with_tile,
+};
 use rows::{RowTiles, Rows, pack, put};
 
 use super::compute::Compute;
@@ -258,14 +260,18 @@ impl<K: Kernel> IsaWork for PieceWork<'_, '_, K> {
         while panel_idx < piece.panels.end {
             let left = piece.panels.end - panel_idx;
             let n_panels = if left >= at_once { at_once } else { 1 };
-            for tile_idx in piece.tiles.clone() {
+            let next = panel_idx + n_panels..piece.panels.end.min(panel_idx + 2 * n_panels);
+            let next = weights.panels.several(next);
+            for (i, tile_idx) in piece.tiles.clone().enumerate() {
                 let rows = rows.tile(tile_idx);
+                let n_fetched = i * Ahead::n_bytes(weights.panels.n_steps());
                 let sums = &mut sums[..rows.len() * n_panels];
                 let tile = Tile {
                     a: product.a,
                     panels: weights.panels,
                     first_row: rows.start,
                     panel_idx,
+                    ahead: Ahead::of(next, n_fetched),
                     sums: sums.as_mut_ptr(),
                 };
                 // SAFETY: the machine has `K::ISA` by the caller's promise, `n_panels` is as
@@ -288,6 +294,8 @@ struct Tile<'a, K: Kernel> {
     panels: &'a Panels<K::Weight>,
     first_row: usize,
     panel_idx: usize,
+    /// Part of the panels that come next.
+    ahead: Ahead,
     /// `[rows, panels]`
     sums: *mut [f32; LANES],
 }
@@ -302,7 +310,7 @@ impl<K: Kernel> TileWork<K> for Tile<'_, K> {
         // `M · P` vectors by the caller's promise.
         unsafe {
             let strides = Strides { row: 1, step: M };
-            let product = product::<K, M, P>(a.as_ptr(), strides, panels, n_steps);
+            let product = product::<K, M, P>(a.as_ptr(), strides, panels, n_steps, self.ahead);
             for (r, sums) in product.into_iter().enumerate() {
                 for (p, sums) in sums.into_iter().enumerate() {
                     K::store(sums, self.sums.add(r * P + p).cast());

@@ -65,7 +65,8 @@ pub struct ComputeArgs {
     pub threads: Option<usize>,
 
     /// How weights are kept: f32, bf16 or f16 (float32, bfloat16 and float16 as well); sums are
-    /// always f32 [default: as the checkpoint stores them]
+    /// always f32. Where the machine multiplies bf16, activations are rounded to it as well
+    /// [default: as the checkpoint stores them]
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<DType>,
 

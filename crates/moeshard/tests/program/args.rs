@@ -245,6 +245,11 @@ fn a_model_is_verified_at_any_world_size() {
             );
         }
     }
+    // The built-in model is stored as bf16, and still verified exactly.
+    for args in [&[][..], &["--dtype", "bf16"]] {
+        let table = shown(&succeeds(&[&["verify"], args].concat()));
+        assert!(table.contains("every error"), "{table}");
+    }
     let path = golden("nomic_moe");
     let path = text(&path);
     fails(

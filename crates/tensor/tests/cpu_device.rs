@@ -237,6 +237,100 @@ fn ffn_matches_f64_at_odd_sizes() {
 }
 
 #[test]
+fn matrices_without_inputs_give_what_is_added() {
+    on_every_path(|device, path| {
+        let load = |n_out, n_in| {
+            let host = matrix(n_out, n_in, &[], MatrixLayout::OutIn);
+            device.load_matrix(&[host]).expect("load")
+        };
+        let (up, down) = (load(0, 3), load(3, 0));
+        let (x, residual) = (
+            Tensor::new(2, 3, vec![7.0; 6]),
+            Tensor::new(2, 3, vec![1.0; 6]),
+        );
+        let (none, bias) = (vec![], vec![0.5, 0.0, -0.5]);
+        let weights = |weight, bias| LinearWeights {
+            weight,
+            bias: Some(bias),
+        };
+        let (up, down_weights) = (weights(&up, &none), weights(&down, &bias));
+        let y = device.ffn(&x, up, Activation::Gelu, down_weights, &residual);
+        let expected = [1.5, 1.0, 0.5, 1.5, 1.0, 0.5];
+        assert_eq!(y.expect("ffn").as_slice(), expected, "{path}");
+        let nothing = Tensor::new(2, 0, vec![]);
+        let y = device.linear(
+            &nothing,
+            &down,
+            Some(&bias),
+            Activation::Identity,
+            Some(&residual),
+        );
+        assert_eq!(y.expect("linear").as_slice(), expected, "{path}");
+    });
+}
+
+#[test]
+fn scores_of_minus_infinity_leave_the_finite_ones_their_weight() {
+    on_every_path(|device, path| {
+        // Query 0 meets −∞ at the first 299 keys and 0 at the last.
+        let n = 300;
+        let mut qkv = vec![0.0; 3 * n];
+        for (token, row) in qkv.chunks_exact_mut(3).enumerate() {
+            let key = if token < n - 1 { -1e30 } else { 0.0 };
+            row.copy_from_slice(&[if token == 0 { 1e30 } else { 0.0 }, key, token as f32]);
+        }
+        let shape = AttentionShape {
+            n_heads: 1,
+            head_dim: 1,
+            scale: 1.0,
+            position: PositionRule::None,
+        };
+        let out = device.attention(&Tensor::new(n, 3, qkv), &[0, n], &shape, None);
+        assert_eq!(out.expect("attention").as_slice()[0], 299.0, "{path}");
+    });
+}
+
+#[test]
+fn experts_that_do_not_fit_are_refused() {
+    on_every_path(|device, path| {
+        let slice = |expert_idx, f: usize, b_in: f32| ExpertSlice {
+            expert_idx,
+            w_in: matrix(f, 4, &vec![0.5; 4 * f], MatrixLayout::OutIn),
+            b_in: Some(HostTensor::from_f32(vec![f], &vec![b_in; f])),
+            w_out: matrix(4, f, &vec![0.5; 4 * f], MatrixLayout::OutIn),
+            b_out: None,
+        };
+        let load = |slices| device.load_experts(2, slices, Activation::Relu);
+        let error = load(vec![slice(0, 16, 0.0), slice(1, 40, 0.0)]).expect_err("unequal widths");
+        assert!(
+            error
+                .to_string()
+                .contains("hidden units is 40, expected 16"),
+            "{path}: {error}"
+        );
+        let error = load(vec![slice(0, 3, 0.0), slice(1, 3, f32::NAN)]).expect_err("NaN bias");
+        assert!(
+            matches!(error, DeviceError::NotFinite { part_idx: 2, .. }),
+            "{path}: {error}"
+        );
+        let experts = load(vec![slice(0, 3, 0.0), slice(1, 3, 0.0)]).expect("load");
+        let routing = Routing {
+            top_k: 1,
+            expert_idx: vec![1; 5],
+            gate_weight: vec![1.0; 5],
+        };
+        let x = Tensor::new(5, 3, vec![0.0; 15]);
+        let error = device
+            .expert_ffn(&x, &routing, &experts)
+            .expect_err("narrow rows");
+        assert!(
+            error.to_string().contains("d_model is 3, expected 4"),
+            "{path}: {error}"
+        );
+    });
+}
+
+#[test]
 fn norms_match_f64() {
     on_every_path(|device, path| {
         let mut random = Random(2);

@@ -402,15 +402,17 @@ impl QueryBlock<'_> {
                 *a = if x > *a { x } else { *a };
             }
         }
+        // Where every score so far is −∞, powers relative to it would be NaN; they are 0.
+        let base = largest.map(|x| if x == f32::NEG_INFINITY { 0.0 } else { x });
         let mut sum = [0.0_f32; LANES];
         for scores in scores {
             for lane in 0..LANES {
-                scores[lane] = exp(scores[lane] - largest[lane]);
+                scores[lane] = exp(scores[lane] - base[lane]);
                 sum[lane] += scores[lane];
             }
         }
         for lane in 0..LANES {
-            let correction = exp(running.largest[lane] - largest[lane]);
+            let correction = exp(running.largest[lane] - base[lane]);
             running.sum[lane] = running.sum[lane] * correction + sum[lane];
             running.largest[lane] = largest[lane];
             sum[lane] = correction;

@@ -8,7 +8,7 @@ use super::compute::{Compute, Scratch};
 use super::gemm::kernel::Kernel;
 use super::gemm::rows::{RowTiles, Rows, pack};
 use super::gemm::{Out, OutRows, Product, Weights, with_kernel};
-use super::panels::{Element, Matrix};
+use super::panels::{Element, Matrix, all_finite, find_non_finite};
 use super::parallel::{Parallel, SharedMut};
 use crate::checkpoint::HostTensor;
 use crate::device::{Activation, DeviceError, ExpertSlice, Result, Routing};
@@ -21,6 +21,8 @@ pub struct Experts {
     /// nothing.
     experts: Vec<Option<Expert>>,
     activation: Activation,
+    /// `None` if there is no expert here.
+    d_model: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -58,17 +60,34 @@ impl Experts {
     ) -> Result<Self> {
         let mut experts: Vec<_> = (0..n_experts).map(|_| None).collect();
         let d_model = slices.first().map_or(0, |slice| slice.w_in.n_in());
+        let mut widths = slices.iter().map(|slice| slice.w_in.n_out());
+        let d_ff = widths.find(|&n| n > 0).unwrap_or(0);
         for (slice_idx, slice) in slices.into_iter().enumerate() {
             check_slice(&slice, n_experts, d_model)?;
+            // The experts of a layer share the memory of their hidden units.
+            let width = slice.w_in.n_out();
+            check(
+                "load_experts",
+                "hidden units",
+                d_ff,
+                if width == 0 { d_ff } else { width },
+            )?;
             if slice.w_in.n_out() > 0 {
                 let expert_idx = slice.expert_idx;
                 experts[expert_idx] = Some(Expert::load(dtype, slice_idx, slice, parallel)?);
             }
         }
+        let is_held = experts.iter().any(Option::is_some);
         Ok(Self {
             experts,
             activation,
+            d_model: is_held.then_some(d_model),
         })
+    }
+
+    /// The width of rows that the experts take; `None` if there is no expert here.
+    pub(crate) fn d_model(&self) -> Option<usize> {
+        self.d_model
     }
 
     pub(crate) fn n_bytes(&self) -> usize {
@@ -196,9 +215,9 @@ impl Expert {
         };
         Ok(Self {
             w_in: pack(0, &slice.w_in)?,
-            b_in: slice.b_in.map(|b| b.to_f32()),
+            b_in: slice.b_in.map(|b| bias(slice_idx, 0, &b)).transpose()?,
             w_out: pack(1, &slice.w_out)?,
-            b_out: slice.b_out.map(|b| b.to_f32()),
+            b_out: slice.b_out.map(|b| bias(slice_idx, 1, &b)).transpose()?,
         })
     }
 
@@ -286,7 +305,8 @@ pub(crate) fn dense_ffn(
     out: &mut [f32],
 ) {
     let n_cols = weights.w_in.n_in();
-    let groups = [RowTiles::new(compute.isa, 0..x.len() / n_cols.max(1))];
+    let n_rows = out.len() / weights.w_out.n_out().max(1);
+    let groups = [RowTiles::new(compute.isa, 0..n_rows)];
     let rows = Rows {
         data: x,
         n_cols,
@@ -316,6 +336,9 @@ pub(crate) fn dense_ffn(
 /// `out[t] = Σ_k y[slot[t, k]]` in the order of choices.
 fn combine(parallel: &Parallel, y: &[f32], dispatch: &Dispatch, d_model: usize, out: &mut [f32]) {
     const TOKENS: usize = 16;
+    if out.is_empty() {
+        return;
+    }
     let top_k = dispatch.top_k;
     parallel.for_each_chunk(out, TOKENS * d_model, |chunk, out| {
         for (i, out) in out.chunks_exact_mut(d_model).enumerate() {
@@ -399,6 +422,18 @@ fn check_slice(slice: &ExpertSlice<'_>, n_experts: usize, d_model: usize) -> Res
     let len = |b: &Option<HostTensor<'_>>, n| b.as_ref().map_or(n, HostTensor::n_elements);
     check("hidden units of b_in", f, len(&slice.b_in, f))?;
     check("d_model of b_out", d_model, len(&slice.b_out, d_model))
+}
+
+/// Loads the bias of a slice's first or second matrix; an error names it by that matrix.
+fn bias(slice_idx: usize, part: usize, host: &HostTensor<'_>) -> Result<Vec<f32>> {
+    let bias = host.to_f32();
+    match all_finite(&bias) {
+        true => Ok(bias),
+        false => {
+            let error = find_non_finite(std::iter::once(host), DType::F32);
+            Err(of_part(error, 2 * slice_idx + part))
+        }
+    }
 }
 
 /// Says which of the matrices of a layer is not finite.

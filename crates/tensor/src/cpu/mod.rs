@@ -243,6 +243,12 @@ impl Device for CpuDevice {
         let (w_in, w_out) = (up.weight, down.weight);
         check("ffn", "d_model of up", x.n_cols, w_in.n_in())?;
         check("ffn", "d_ff", w_in.n_out(), w_out.n_in())?;
+        check(
+            "ffn",
+            "bytes of a weight",
+            w_in.weight_size(),
+            w_out.weight_size(),
+        )?;
         for (dim, matrix, bias) in [
             ("bias of up", w_in, up.bias),
             ("bias of down", w_out, down.bias),
@@ -365,6 +371,8 @@ impl Device for CpuDevice {
 
     fn expert_ffn(&self, x: &Tensor, routing: &Routing, experts: &Experts) -> Result<Tensor> {
         check("expert_ffn", "n_tokens", x.n_rows, routing.n_tokens())?;
+        let d_model = experts.d_model().unwrap_or(x.n_cols);
+        check("expert_ffn", "d_model", d_model, x.n_cols)?;
         let mut out = self.compute.arena.tensor(x.n_rows, x.n_cols);
         let n = experts.run(
             &self.compute,

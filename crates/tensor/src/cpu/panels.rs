@@ -247,6 +247,15 @@ impl Matrix {
         with_panels!(self, panels => panels.n_in)
     }
 
+    /// Bytes of one weight.
+    pub(crate) fn weight_size(&self) -> usize {
+        match &self.0 {
+            Packed::F32(_) => size_of::<f32>(),
+            Packed::Bf16(_) => size_of::<bf16>(),
+            Packed::F16(_) => size_of::<f16>(),
+        }
+    }
+
     /// Bytes held, the padding of the last panel counted.
     pub fn n_bytes(&self) -> usize {
         with_panels!(self, panels => panels.n_bytes())

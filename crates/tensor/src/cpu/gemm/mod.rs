@@ -134,13 +134,13 @@ pub(crate) fn gemm(
         n_cols: w.n_in(),
         idx: None,
     };
+    let groups = [RowTiles::new(compute.isa, 0..c.len() / w.n_out())];
     let out = OutRows {
         c: SharedMut::new(c),
         idx: None,
         gate: None,
         residual,
     };
-    let groups = [RowTiles::new(compute.isa, 0..a.len() / w.n_in().max(1))];
     // SAFETY: the kernel is for this machine's instructions; `c` has a row for each row of `a`.
     unsafe {
         with_kernel!(compute.isa, w, K => {
@@ -217,10 +217,10 @@ impl<K: Kernel> Product<'_, K> {
             .sum();
         let wanted = (total / (PIECES_PER_THREAD * n_threads)).max(LEAST_COST);
         for (group_idx, rows) in self.groups.iter().enumerate() {
-            if rows.n_rows() == 0 {
+            let panels = (self.weights)(group_idx).panels;
+            if rows.n_rows() == 0 || panels.n_panels() == 0 {
                 continue;
             }
-            let panels = (self.weights)(group_idx).panels;
             let row_bytes = panels.n_steps() * size_of::<K::A>();
             let at_once = panels_at_once(K::ISA, rows.height());
             let block = (A_BYTES / (row_bytes * rows.height()).max(1)).clamp(1, rows.len());
@@ -387,7 +387,8 @@ impl OutRows<'_> {
                     *to = gate * x + r;
                 }
             }
-            None => to.iter_mut().zip(values).for_each(|(to, x)| *to = gate * x),
+            // Adding zero gives −0 the sign that a sum of one expert's output has elsewhere.
+            None => (to.iter_mut().zip(values)).for_each(|(to, x)| *to = gate * x + 0.0),
         }
     }
 }

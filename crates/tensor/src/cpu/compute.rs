@@ -4,12 +4,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytemuck::Pod;
 
-use super::attention::Positions;
 use super::experts::Dispatch;
 use super::gemm::Piece;
 use super::gemm::rows::RowTiles;
 use super::isa::Isa;
 use super::parallel::Parallel;
+use super::positions::Positions;
 use super::tensor::{Arena, Tensor};
 use crate::device::{DeviceError, Routing};
 
@@ -28,16 +28,23 @@ pub(crate) struct Compute {
 /// Working memory that lives from one operation to the next, so that none allocates.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    /// Packed rows of a product.
+    pub(crate) products: ProductScratch,
+    /// Outputs of experts, in expert order.
+    pub(crate) y: Buffer,
+    /// The rows of each expert.
+    pub(crate) groups: Vec<RowTiles>,
+    pub(crate) dispatch: Dispatch,
+    pub(crate) positions: Positions,
+}
+
+/// Working memory of one product, or of the two of an FFN.
+#[derive(Default)]
+pub(crate) struct ProductScratch {
+    /// Packed rows.
     pub(crate) a: Buffer,
     /// Packed hidden units between the two products of an FFN.
     pub(crate) hidden: Buffer,
-    /// Outputs of experts, in expert order.
-    pub(crate) y: Buffer,
-    pub(crate) groups: Vec<RowTiles>,
     pub(crate) pieces: Vec<Piece>,
-    pub(crate) dispatch: Dispatch,
-    pub(crate) positions: Positions,
 }
 
 /// Memory that only grows.

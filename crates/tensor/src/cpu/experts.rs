@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::check;
-use super::compute::{Compute, Scratch};
+use super::compute::{Compute, ProductScratch, Scratch};
 use super::gemm::kernel::Kernel;
 use super::gemm::rows::{RowTiles, Rows, pack};
 use super::gemm::{Out, OutRows, Product, Weights, with_kernel};
@@ -112,34 +112,22 @@ impl Experts {
         d_model: usize,
         out: &mut [f32],
     ) -> u64 {
-        let mut scratch = compute.scratch();
-        let mut dispatch = std::mem::take(&mut scratch.dispatch);
-        dispatch.fill(routing, self.experts.len(), |expert| {
-            self.experts[expert].is_some()
-        });
-        let n_multiply_adds =
-            self.run_dispatched(compute, &mut scratch, x, &dispatch, d_model, out);
-        scratch.dispatch = dispatch;
-        n_multiply_adds
-    }
-
-    fn run_dispatched(
-        &self,
-        compute: &Compute,
-        scratch: &mut Scratch,
-        x: &[f32],
-        dispatch: &Dispatch,
-        d_model: usize,
-        out: &mut [f32],
-    ) -> u64 {
+        let Scratch {
+            products,
+            y,
+            groups,
+            dispatch,
+            ..
+        } = &mut *compute.scratch();
         let Some(first) = self.experts.iter().flatten().next() else {
             out.fill(0.0);
             return 0;
         };
-        let mut groups = std::mem::take(&mut scratch.groups);
+        let is_held = |e: usize| self.experts[e].is_some();
+        dispatch.fill(routing, self.experts.len(), is_held);
         groups.clear();
-        groups
-            .extend((0..self.experts.len()).map(|e| RowTiles::new(compute.isa, dispatch.slots(e))));
+        let rows_of = |e| RowTiles::new(compute.isa, dispatch.slots(e));
+        groups.extend((0..self.experts.len()).map(rows_of));
         let rows = Rows {
             data: x,
             n_cols: d_model,
@@ -147,53 +135,30 @@ impl Experts {
         };
         // The first stands in for an expert without rows.
         let weights = |e: usize| self.experts[e].as_ref().unwrap_or(first).weights();
-        let gate = Some(dispatch.gate_of_slot.as_slice());
-        if dispatch.top_k == 1 && dispatch.n_slots() * d_model == out.len() {
-            // Every token has one slot, so its row can be stored where it belongs.
-            let out = OutRows {
-                c: SharedMut::new(out),
-                idx: rows.idx,
-                gate,
-                residual: None,
-            };
-            // SAFETY: each of the tokens, which `out` has room for, has a slot of its own.
-            unsafe {
-                ffn(
-                    compute,
-                    scratch,
-                    rows,
-                    &groups,
-                    &weights,
-                    self.activation,
-                    out,
-                );
-            };
+        // Where every token has one slot, its row can be stored where it belongs.
+        let is_direct = dispatch.top_k == 1 && dispatch.n_slots() * d_model == out.len();
+        // [n_slots, d_model], sorted by expert
+        let slots = y.room(if is_direct {
+            0
         } else {
-            // [n_slots, d_model], sorted by expert
-            let mut y = std::mem::take(&mut scratch.y);
-            let slots = y.room(dispatch.n_slots() * d_model);
-            let to = OutRows {
-                c: SharedMut::new(slots),
-                idx: None,
-                gate,
-                residual: None,
-            };
-            // SAFETY: `slots` has a row for every slot.
-            unsafe {
-                ffn(
-                    compute,
-                    scratch,
-                    rows,
-                    &groups,
-                    &weights,
-                    self.activation,
-                    to,
-                );
-            };
+            dispatch.n_slots() * d_model
+        });
+        let to = OutRows {
+            c: SharedMut::new(if is_direct { &mut *out } else { &mut *slots }),
+            idx: rows.idx.filter(|_| is_direct),
+            gate: Some(&dispatch.gate_of_slot),
+            residual: None,
+        };
+        let activation = self.activation;
+        // SAFETY: every slot has a row of its own, in `slots` or as the one of its token in `out`.
+        unsafe { ffn(compute, products, rows, groups, &weights, activation, to) };
+        if !is_direct {
             combine(&compute.parallel, slots, dispatch, d_model, out);
-            scratch.y = y;
         }
-        scratch.groups = groups;
+        self.n_multiply_adds(dispatch, d_model)
+    }
+
+    fn n_multiply_adds(&self, dispatch: &Dispatch, d_model: usize) -> u64 {
         let per_slot = |e: &Expert| e.w_in.n_out() * 2 * d_model;
         (self.experts.iter().enumerate())
             .map(|(e, expert)| expert.as_ref().map_or(0, per_slot) * dispatch.slots(e).len())
@@ -238,7 +203,7 @@ impl Expert {
 /// As [`Product::run`].
 pub(crate) unsafe fn ffn<'a>(
     compute: &Compute,
-    scratch: &mut Scratch,
+    scratch: &mut ProductScratch,
     rows: Rows<'_>,
     groups: &[RowTiles],
     weights: &(dyn Fn(usize) -> FfnWeights<'a> + Sync),
@@ -258,7 +223,7 @@ pub(crate) unsafe fn ffn<'a>(
 /// As [`ffn`], where `K::ISA` is available.
 unsafe fn ffn_of<'a, K: Kernel>(
     parallel: &Parallel,
-    scratch: &mut Scratch,
+    scratch: &mut ProductScratch,
     rows: Rows<'_>,
     groups: &[RowTiles],
     weights: &(dyn Fn(usize) -> FfnWeights<'a> + Sync),
@@ -318,7 +283,7 @@ pub(crate) fn dense_ffn(
         gate: None,
         residual: Some(residual),
     };
-    let scratch = &mut compute.scratch();
+    let scratch = &mut compute.scratch().products;
     // SAFETY: `out` has a row for every row of `x`.
     unsafe {
         ffn(

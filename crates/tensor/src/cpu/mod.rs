@@ -12,6 +12,7 @@ mod pages;
 mod panels;
 mod parallel;
 pub mod peak;
+mod positions;
 mod router;
 mod table;
 mod tensor;
@@ -19,10 +20,10 @@ mod tensor;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use attention::relative_bucket;
 pub use experts::Experts;
 pub use isa::Isa;
 pub use panels::Matrix;
+pub use positions::relative_bucket;
 pub use table::Table;
 pub use tensor::Tensor;
 

@@ -50,11 +50,21 @@ pub(crate) trait Kernel: Sized + 'static {
     /// `to` is valid for `n_steps · rows.len()` values.
     #[inline(always)]
     unsafe fn put_steps(rows: &[[Self::A; LANES]], n_steps: usize, to: *mut Self::A) {
-        for (r, row) in rows.iter().enumerate() {
-            for (step, &value) in row[..n_steps].iter().enumerate() {
-                // SAFETY: the caller's promise.
-                unsafe { *to.add(step * rows.len() + r) = value };
-            }
+        // SAFETY: the caller's promise.
+        unsafe { put_steps_one_by_one(rows, n_steps, to) };
+    }
+}
+
+/// [`Kernel::put_steps`] without named instructions.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn put_steps_one_by_one<A: Copy>(rows: &[[A; LANES]], n_steps: usize, to: *mut A) {
+    for (r, row) in rows.iter().enumerate() {
+        for (step, &value) in row[..n_steps].iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { *to.add(step * rows.len() + r) = value };
         }
     }
 }
@@ -120,71 +130,45 @@ pub(crate) unsafe fn put_steps_f32<L: Lanes>(rows: &[[f32; LANES]], n_steps: usi
         match L::ISA {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => put_steps_avx512(bytemuck::cast_slice(rows), n_steps, to.cast()),
-            _ => {
-                for (r, row) in rows.iter().enumerate() {
-                    for (step, &value) in row[..n_steps].iter().enumerate() {
-                        *to.add(step * rows.len() + r) = value;
-                    }
-                }
-            }
+            _ => put_steps_one_by_one(rows, n_steps, to),
         }
     }
 }
 
+/// Weights of which one input is taken at once, widened to f32 as they are loaded.
+pub(crate) struct Widened<L, E>(PhantomData<(L, E)>);
+
 /// Weights in f32.
-pub(crate) struct F32<L>(PhantomData<L>);
+pub(crate) type F32<L> = Widened<L, f32>;
 
-impl<L: Lanes> Kernel for F32<L> {
-    type Weight = f32;
-    type A = f32;
-    type X = L;
-    type W = L;
-    type Sums = L;
-    const ISA: Isa = L::ISA;
+/// Weights in f16.
+pub(crate) type F16<L> = Widened<L, f16>;
 
+/// A weight of which sixteen load into f32 lanes.
+pub(crate) trait LaneWeight: Element {
+    /// # Safety
+    /// As [`Lanes`].
+    unsafe fn load<L: Lanes>(from: *const Self) -> L;
+}
+
+impl LaneWeight for f32 {
     #[inline(always)]
-    unsafe fn zero() -> L {
-        // SAFETY (here and below): the caller's promise.
+    unsafe fn load<L: Lanes>(from: *const Self) -> L {
         // SAFETY: the caller's promise.
-        unsafe { L::zero() }
-    }
-    #[inline(always)]
-    unsafe fn splat(a: *const f32) -> L {
-        // SAFETY: as above.
-        unsafe { L::splat(*a) }
-    }
-    #[inline(always)]
-    unsafe fn load(w: *const f32) -> L {
-        // SAFETY: as above.
-        unsafe { L::load_f32(w) }
-    }
-    #[inline(always)]
-    unsafe fn add_product(sums: L, x: L, w: L) -> L {
-        // SAFETY: as above.
-        unsafe { sums.add_product(x, w) }
-    }
-    #[inline(always)]
-    unsafe fn store(sums: L, to: *mut f32) {
-        // SAFETY: as above.
-        unsafe { sums.store(to) }
-    }
-    #[inline(always)]
-    unsafe fn convert(row: *const f32, to: &mut [f32; LANES]) {
-        // SAFETY: as above.
-        *to = unsafe { row.cast::<[f32; LANES]>().read_unaligned() };
-    }
-    #[inline(always)]
-    unsafe fn put_steps(rows: &[[f32; LANES]], n_steps: usize, to: *mut f32) {
-        // SAFETY: the caller's promise.
-        unsafe { put_steps_f32::<L>(rows, n_steps, to) }
+        unsafe { L::load_f32(from) }
     }
 }
 
-/// Weights in f16, widened as they are loaded.
-pub(crate) struct F16<L>(PhantomData<L>);
+impl LaneWeight for f16 {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: the caller's promise.
+        unsafe { L::load_f16(from) }
+    }
+}
 
-impl<L: Lanes> Kernel for F16<L> {
-    type Weight = f16;
+impl<L: Lanes, E: LaneWeight> Kernel for Widened<L, E> {
+    type Weight = E;
     type A = f32;
     type X = L;
     type W = L;
@@ -193,33 +177,32 @@ impl<L: Lanes> Kernel for F16<L> {
 
     #[inline(always)]
     unsafe fn zero() -> L {
-        // SAFETY (here and below): the caller's promise.
         // SAFETY: the caller's promise.
         unsafe { L::zero() }
     }
     #[inline(always)]
     unsafe fn splat(a: *const f32) -> L {
-        // SAFETY: as above.
+        // SAFETY: the caller's promise.
         unsafe { L::splat(*a) }
     }
     #[inline(always)]
-    unsafe fn load(w: *const f16) -> L {
-        // SAFETY: as above.
-        unsafe { L::load_f16(w) }
+    unsafe fn load(w: *const E) -> L {
+        // SAFETY: the caller's promise.
+        unsafe { E::load(w) }
     }
     #[inline(always)]
     unsafe fn add_product(sums: L, x: L, w: L) -> L {
-        // SAFETY: as above.
+        // SAFETY: the caller's promise.
         unsafe { sums.add_product(x, w) }
     }
     #[inline(always)]
     unsafe fn store(sums: L, to: *mut f32) {
-        // SAFETY: as above.
+        // SAFETY: the caller's promise.
         unsafe { sums.store(to) }
     }
     #[inline(always)]
     unsafe fn convert(row: *const f32, to: &mut [f32; LANES]) {
-        // SAFETY: as above.
+        // SAFETY: the caller's promise.
         *to = unsafe { row.cast::<[f32; LANES]>().read_unaligned() };
     }
     #[inline(always)]

@@ -160,7 +160,7 @@ unsafe fn gemm_of<K: Kernel>(
     activation: Activation,
     out: OutRows<'_>,
 ) {
-    let scratch = &mut *compute.scratch();
+    let scratch = &mut compute.scratch().products;
     let n_steps = rows.n_cols.div_ceil(K::Weight::STEP);
     let a = scratch.a.room(groups[0].n_rows() * n_steps);
     pack::<K>(&compute.parallel, rows, groups, a);

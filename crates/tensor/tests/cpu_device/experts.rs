@@ -1,0 +1,153 @@
+//! The expert layer.
+
+use moeshard_tensor::checkpoint::HostTensor;
+use moeshard_tensor::cpu::Tensor;
+use moeshard_tensor::device::{
+    Activation, Device, DeviceError, ExpertSlice, MatrixLayout, Routing,
+};
+
+use crate::support::{
+    Random, assert_within, matrix, multiplied, multiplies_bf16, on_every_path, product,
+};
+
+/// The weights of a layer, one entry an expert.
+struct Layer {
+    /// `[f, d_model]`
+    w_in: Vec<Vec<f32>>,
+    /// `[f]`
+    b_in: Vec<Vec<f32>>,
+    /// `[d_model, f]`
+    w_out: Vec<Vec<f32>>,
+    /// `[d_model]`
+    b_out: Vec<Vec<f32>>,
+}
+
+/// The expert layer written as its formula, with ReLU, one choice after the other.
+fn plain_experts(path: &str, x: &[f32], routing: &Routing, layer: &Layer) -> Vec<f64> {
+    let (d_model, f) = (layer.b_out[0].len(), layer.b_in[0].len());
+    let mut expected = vec![0.0_f64; x.len()];
+    for (slot, &e) in routing.expert_idx.iter().enumerate() {
+        if e == Routing::DROPPED {
+            continue;
+        }
+        let (token, e) = (slot / routing.top_k, e as usize);
+        let x = &x[token * d_model..(token + 1) * d_model];
+        let hidden: Vec<f32> = product(&multiplied(path, x), &layer.w_in[e], d_model)
+            .iter()
+            .zip(&layer.b_in[e])
+            .map(|(h, &b)| (h + f64::from(b)).max(0.0) as f32)
+            .collect();
+        let y = product(&multiplied(path, &hidden), &layer.w_out[e], f);
+        let gate = f64::from(routing.gate_weight[slot]);
+        for (d, y) in y.into_iter().enumerate() {
+            expected[token * d_model + d] += gate * (y + f64::from(layer.b_out[e][d]));
+        }
+    }
+    expected
+}
+
+#[test]
+fn experts_match_their_formula_whoever_gets_the_tokens() {
+    const N_EXPERTS: usize = 5;
+    let (d_model, f, n_tokens) = (19, 23, 31);
+    // Spread, one expert taking all, and a dropped choice.
+    let routings: [fn(usize) -> u32; 3] = [
+        |slot| (slot * 7 % N_EXPERTS) as u32,
+        |slot| if slot % 2 == 0 { 3 } else { 4 },
+        |slot| {
+            if slot % 5 == 0 {
+                Routing::DROPPED
+            } else {
+                1 + (slot % 2) as u32
+            }
+        },
+    ];
+    on_every_path(|device, path| {
+        let mut random = Random(4);
+        let layer = Layer {
+            w_in: (0..N_EXPERTS).map(|_| random.short(f * d_model)).collect(),
+            w_out: (0..N_EXPERTS).map(|_| random.short(f * d_model)).collect(),
+            b_in: (0..N_EXPERTS).map(|_| random.numbers(f)).collect(),
+            b_out: (0..N_EXPERTS).map(|_| random.numbers(d_model)).collect(),
+        };
+        let slices = (0..N_EXPERTS)
+            .map(|e| ExpertSlice {
+                expert_idx: e,
+                w_in: matrix(f, d_model, &layer.w_in[e], MatrixLayout::OutIn),
+                b_in: Some(HostTensor::from_f32(vec![f], &layer.b_in[e])),
+                w_out: matrix(d_model, f, &layer.w_out[e], MatrixLayout::InOut),
+                b_out: Some(HostTensor::from_f32(vec![d_model], &layer.b_out[e])),
+            })
+            .collect();
+        let experts = device
+            .load_experts(N_EXPERTS, slices, Activation::Relu)
+            .expect("load");
+        for (case, expert_of) in routings.iter().enumerate() {
+            let x = random.tensor(n_tokens, d_model);
+            let expert_idx: Vec<_> = (0..2 * n_tokens).map(expert_of).collect();
+            let gates = expert_idx
+                .iter()
+                .map(|&e| {
+                    if e == Routing::DROPPED {
+                        0.0
+                    } else {
+                        random.next()
+                    }
+                })
+                .collect();
+            let routing = Routing {
+                top_k: 2,
+                expert_idx,
+                gate_weight: gates,
+            };
+            let found = device
+                .expert_ffn(&x, &routing, &experts)
+                .expect("expert_ffn");
+            let expected = plain_experts(path, x.as_slice(), &routing, &layer);
+            // A hidden unit on the border between two bf16 may fall to either side.
+            let limit = if multiplies_bf16(path) { 1e-3 } else { 3e-6 };
+            let what = format!("routing {case} on {path}");
+            assert_within(limit, &what, found.as_slice(), &expected);
+        }
+    });
+}
+
+#[test]
+fn experts_that_do_not_fit_are_refused() {
+    on_every_path(|device, path| {
+        let slice = |expert_idx, f: usize, b_in: f32| ExpertSlice {
+            expert_idx,
+            w_in: matrix(f, 4, &vec![0.5; 4 * f], MatrixLayout::OutIn),
+            b_in: Some(HostTensor::from_f32(vec![f], &vec![b_in; f])),
+            w_out: matrix(4, f, &vec![0.5; 4 * f], MatrixLayout::OutIn),
+            b_out: None,
+        };
+        let load = |slices| device.load_experts(2, slices, Activation::Relu);
+        let error = load(vec![slice(0, 16, 0.0), slice(1, 40, 0.0)]).expect_err("unequal widths");
+        assert!(
+            error
+                .to_string()
+                .contains("hidden units is 40, expected 16"),
+            "{path}: {error}"
+        );
+        let error = load(vec![slice(0, 3, 0.0), slice(1, 3, f32::NAN)]).expect_err("NaN bias");
+        assert!(
+            matches!(error, DeviceError::NotFinite { part_idx: 2, .. }),
+            "{path}: {error}"
+        );
+        let experts = load(vec![slice(0, 3, 0.0), slice(1, 3, 0.0)]).expect("load");
+        let routing = Routing {
+            top_k: 1,
+            expert_idx: vec![1; 5],
+            gate_weight: vec![1.0; 5],
+        };
+        let x = Tensor::new(5, 3, vec![0.0; 15]);
+        let error = device
+            .expert_ffn(&x, &routing, &experts)
+            .expect_err("narrow rows");
+        assert!(
+            error.to_string().contains("d_model is 3, expected 4"),
+            "{path}: {error}"
+        );
+    });
+}

@@ -1,0 +1,143 @@
+//! Linear layers and dense FFNs.
+
+use moeshard_tensor::cpu::Tensor;
+use moeshard_tensor::device::Device;
+use moeshard_tensor::device::{Activation, LinearWeights, MatrixLayout};
+
+use crate::support::{
+    Random, activated, assert_close, assert_within, matrix, multiplied, multiplies_bf16,
+    on_every_path, product,
+};
+
+#[test]
+fn linear_matches_f64_at_odd_sizes() {
+    let sizes = [
+        (1, 1, 1),
+        (1, 37, 100),
+        (3, 16, 17),
+        (13, 64, 33),
+        (29, 5, 47),
+        (97, 130, 31),
+        (2, 65, 147),
+        (6, 48, 80),
+        (25, 33, 112),
+        (300, 640, 50),
+    ];
+    let activations = [
+        Activation::Identity,
+        Activation::Relu,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Silu,
+        Activation::Tanh,
+    ];
+    on_every_path(|device, path| {
+        let mut random = Random(1);
+        for (case, (m, n_in, n_out)) in sizes.into_iter().enumerate() {
+            let activation = activations[case % activations.len()];
+            let x = random.tensor(m, n_in);
+            let (w, bias) = (random.short(n_out * n_in), random.numbers(n_out));
+            let residual = random.tensor(m, n_out);
+            let split = n_out / 2;
+            let parts = [
+                matrix(split, n_in, &w[..split * n_in], MatrixLayout::OutIn),
+                matrix(n_out - split, n_in, &w[split * n_in..], MatrixLayout::InOut),
+            ];
+            let weight = device.load_matrix(&parts).expect("load");
+            let found = device
+                .linear(&x, &weight, Some(&bias), activation, Some(&residual))
+                .expect("linear");
+            let expected: Vec<f64> = product(&multiplied(path, x.as_slice()), &w, n_in)
+                .into_iter()
+                .enumerate()
+                .map(|(i, y)| {
+                    activated(activation, y + f64::from(bias[i % n_out]))
+                        + f64::from(residual.as_slice()[i])
+                })
+                .collect();
+            assert_close(
+                &format!("{m}×{n_in}×{n_out} on {path}"),
+                found.as_slice(),
+                &expected,
+            );
+        }
+    });
+}
+
+#[test]
+fn ffn_matches_f64_at_odd_sizes() {
+    on_every_path(|device, path| {
+        let mut random = Random(7);
+        for (m, d_model, d_ff) in [(1, 5, 3), (2, 33, 47), (7, 64, 96), (41, 19, 130)] {
+            let x = random.tensor(m, d_model);
+            let residual = random.tensor(m, d_model);
+            let (w_in, w_out) = (random.short(d_ff * d_model), random.short(d_ff * d_model));
+            let (b_in, b_out) = (random.numbers(d_ff), random.numbers(d_model));
+            let load = |n_out, n_in, data: &[f32]| {
+                let host = matrix(n_out, n_in, data, MatrixLayout::OutIn);
+                device.load_matrix(&[host]).expect("load")
+            };
+            let (up, down) = (load(d_ff, d_model, &w_in), load(d_model, d_ff, &w_out));
+            let weights = |weight, bias| LinearWeights {
+                weight,
+                bias: Some(bias),
+            };
+            let found = device
+                .ffn(
+                    &x,
+                    weights(&up, &b_in),
+                    Activation::Silu,
+                    weights(&down, &b_out),
+                    &residual,
+                )
+                .expect("ffn");
+            let hidden: Vec<f32> = product(&multiplied(path, x.as_slice()), &w_in, d_model)
+                .into_iter()
+                .enumerate()
+                .map(|(i, h)| activated(Activation::Silu, h + f64::from(b_in[i % d_ff])) as f32)
+                .collect();
+            let expected: Vec<f64> = product(&multiplied(path, &hidden), &w_out, d_ff)
+                .into_iter()
+                .enumerate()
+                .map(|(i, y)| y + f64::from(b_out[i % d_model]) + f64::from(residual.as_slice()[i]))
+                .collect();
+            // A hidden unit on the border between two bf16 may fall to either side.
+            let limit = if multiplies_bf16(path) { 1e-3 } else { 3e-6 };
+            let what = format!("{m}×{d_model}×{d_ff} on {path}");
+            assert_within(limit, &what, found.as_slice(), &expected);
+        }
+    });
+}
+
+#[test]
+fn matrices_without_inputs_give_what_is_added() {
+    on_every_path(|device, path| {
+        let load = |n_out, n_in| {
+            let host = matrix(n_out, n_in, &[], MatrixLayout::OutIn);
+            device.load_matrix(&[host]).expect("load")
+        };
+        let (up, down) = (load(0, 3), load(3, 0));
+        let (x, residual) = (
+            Tensor::new(2, 3, vec![7.0; 6]),
+            Tensor::new(2, 3, vec![1.0; 6]),
+        );
+        let (none, bias) = (vec![], vec![0.5, 0.0, -0.5]);
+        let weights = |weight, bias| LinearWeights {
+            weight,
+            bias: Some(bias),
+        };
+        let (up, down_weights) = (weights(&up, &none), weights(&down, &bias));
+        let y = device.ffn(&x, up, Activation::Gelu, down_weights, &residual);
+        let expected = [1.5, 1.0, 0.5, 1.5, 1.0, 0.5];
+        assert_eq!(y.expect("ffn").as_slice(), expected, "{path}");
+        let nothing = Tensor::new(2, 0, vec![]);
+        let y = device.linear(
+            &nothing,
+            &down,
+            Some(&bias),
+            Activation::Identity,
+            Some(&residual),
+        );
+        assert_eq!(y.expect("linear").as_slice(), expected, "{path}");
+    });
+}

@@ -193,7 +193,7 @@ fn peaks_are_what_a_machine_can_have() {
     for isa in Isa::available() {
         let device = device(isa);
         for dtype in [DType::F32, DType::BF16] {
-            let flops = peak::flops_per_second(&device, dtype);
+            let flops = peak::flops_per_second(&device, dtype, peak::DURATION);
             assert!((1e8..1e15).contains(&flops), "{isa}, {dtype}: {flops:e}");
         }
     }

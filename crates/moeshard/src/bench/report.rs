@@ -76,12 +76,12 @@ struct OperationReport {
 impl Peak {
     /// Measures a device that keeps weights as `dtype`, for about a second.
     pub(super) fn measure(device: &CpuDevice, dtype: DType) -> Self {
-        let f32_gflop_per_s = giga(peak::flops_per_second(device, DType::F32));
+        let f32_gflop_per_s = giga(peak::flops_per_second(device, DType::F32, peak::DURATION));
         Self {
             f32_gflop_per_s,
             weights_gflop_per_s: match dtype {
                 DType::F32 => f32_gflop_per_s,
-                _ => giga(peak::flops_per_second(device, dtype)),
+                _ => giga(peak::flops_per_second(device, dtype, peak::DURATION)),
             },
             read_gb_per_s: giga(peak::read_bytes_per_second(device)),
         }

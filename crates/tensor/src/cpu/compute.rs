@@ -44,6 +44,8 @@ pub(crate) struct ProductScratch {
     pub(crate) a: Buffer,
     /// Packed hidden units between the two products of an FFN.
     pub(crate) hidden: Buffer,
+    /// Rows of each group that are multiplied at once.
+    pub(crate) groups: Vec<RowTiles>,
     pub(crate) pieces: Vec<Piece>,
 }
 

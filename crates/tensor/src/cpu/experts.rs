@@ -7,12 +7,16 @@ use super::check;
 use super::compute::{Compute, ProductScratch, Scratch};
 use super::gemm::kernel::Kernel;
 use super::gemm::rows::{RowTiles, Rows, pack};
-use super::gemm::{Out, OutRows, Product, Weights, with_kernel};
+use super::gemm::{Out, OutRows, Product, Weights, parts, with_kernel};
 use super::panels::{Element, Matrix, all_finite, find_non_finite};
 use super::parallel::{Parallel, SharedMut};
 use crate::checkpoint::HostTensor;
 use crate::device::{Activation, DeviceError, ExpertSlice, Result, Routing};
 use crate::dtype::DType;
+
+/// Bytes of packed hidden units per thread between the two products of an FFN: what the last-level
+/// cache holds. Less would have the weights of experts with few rows read more than once.
+const HIDDEN_BYTES: usize = 4 << 20;
 
 /// One rank's slices of the experts of a layer.
 #[derive(Debug)]
@@ -151,7 +155,7 @@ impl Experts {
         };
         let activation = self.activation;
         // SAFETY: every slot has a row of its own, in `slots` or as the one of its token in `out`.
-        unsafe { ffn(compute, products, rows, groups, &weights, activation, to) };
+        unsafe { ffn(compute, products, rows, groups, &weights, activation, &to) };
         if !is_direct {
             combine(&compute.parallel, slots, dispatch, d_model, out);
         }
@@ -208,7 +212,7 @@ pub(crate) unsafe fn ffn<'a>(
     groups: &[RowTiles],
     weights: &(dyn Fn(usize) -> FfnWeights<'a> + Sync),
     activation: Activation,
-    out: OutRows<'_>,
+    out: &OutRows<'_>,
 ) {
     let parallel = &compute.parallel;
     // SAFETY: the kernel is for this machine's instructions; the rest is the caller's promise.
@@ -225,35 +229,47 @@ unsafe fn ffn_of<'a, K: Kernel>(
     parallel: &Parallel,
     scratch: &mut ProductScratch,
     rows: Rows<'_>,
-    groups: &[RowTiles],
+    all: &[RowTiles],
     weights: &(dyn Fn(usize) -> FfnWeights<'a> + Sync),
     activation: Activation,
-    out: OutRows<'_>,
+    out: &OutRows<'_>,
 ) {
-    let n_rows: usize = groups.iter().map(RowTiles::n_rows).sum();
+    let n_rows = all.iter().map(RowTiles::n_rows).sum();
     let steps = |n: usize| n.div_ceil(K::Weight::STEP);
-    let a = scratch.a.room(n_rows * steps(rows.n_cols));
-    pack::<K>(parallel, rows, groups, a);
-    let hidden = scratch.hidden.room(n_rows * steps(weights(0).w_out.n_in()));
-    let up = Product::<K> {
+    let (n_steps, n_hidden_steps) = (steps(rows.n_cols), steps(weights(0).w_out.n_in()));
+    let ProductScratch {
         a,
+        hidden,
         groups,
-        weights: &|g| Weights::new(weights(g).w_in, weights(g).b_in),
-        activation,
-        out: Out::Packed(SharedMut::new(hidden)),
-    };
-    // SAFETY: the instructions are the caller's promise, and `hidden` has room for the hidden
-    // units of all rows.
-    unsafe { up.run(parallel, &mut scratch.pieces) };
-    let down = Product::<K> {
-        a: hidden,
-        groups,
-        weights: &|g| Weights::new(weights(g).w_out, weights(g).b_out),
-        activation: Activation::Identity,
-        out: Out::Rows(out),
-    };
-    // SAFETY: the caller's promise.
-    unsafe { down.run(parallel, &mut scratch.pieces) };
+        pieces,
+    } = scratch;
+    let most_bytes = HIDDEN_BYTES * parallel.n_threads();
+    for part in parts(n_rows, n_hidden_steps * size_of::<K::A>(), most_bytes) {
+        groups.clear();
+        groups.extend(all.iter().map(|group| group.part(K::ISA, &part)));
+        let a = a.room(part.len() * n_steps);
+        pack::<K>(parallel, rows.part(&part), groups, a);
+        let hidden = hidden.room(part.len() * n_hidden_steps);
+        let up = Product::<K> {
+            a,
+            groups,
+            weights: &|g| Weights::new(weights(g).w_in, weights(g).b_in),
+            activation,
+            out: Out::Packed(SharedMut::new(hidden)),
+        };
+        // SAFETY: the instructions are the caller's promise, and `hidden` has room for the hidden
+        // units of these rows.
+        unsafe { up.run(parallel, pieces) };
+        let down = Product::<K> {
+            a: hidden,
+            groups,
+            weights: &|g| Weights::new(weights(g).w_out, weights(g).b_out),
+            activation: Activation::Identity,
+            out: Out::Rows(out.part(&part, weights(0).w_out.n_out())),
+        };
+        // SAFETY: the caller's promise.
+        unsafe { down.run(parallel, pieces) };
+    }
 }
 
 /// `out = activation(x · W_inᵀ + b_in) · W_outᵀ + b_out + residual`
@@ -293,7 +309,7 @@ pub(crate) fn dense_ffn(
             &groups,
             &|_| weights,
             activation,
-            out,
+            &out,
         );
     };
 }

@@ -152,7 +152,7 @@ impl Lanes for Avx2Lanes {
 /// Sixteen lanes as one AVX-512 register.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512Lanes(__m512);
+pub(crate) struct Avx512Lanes(pub(crate) __m512);
 
 // SAFETY (of every block below): the caller runs where AVX-512 F is available and pointers are
 // valid for sixteen elements, by the trait's contract.

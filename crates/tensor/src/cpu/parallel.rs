@@ -261,6 +261,11 @@ impl<T> SharedMut<T> {
     pub(crate) fn ptr(self) -> *mut T {
         self.0
     }
+
+    /// The buffer without its first `n` elements.
+    pub(crate) fn skip(self, n: usize) -> Self {
+        Self(self.0.wrapping_add(n))
+    }
 }
 
 #[cfg(test)]

@@ -17,9 +17,9 @@ use super::parallel::Parallel;
 use super::{CpuDevice, pages};
 use crate::dtype::DType;
 
-/// How long each of the measurements repeats itself. The best repetition counts: whatever else runs
-/// on the machine can only lower it.
-const DURATION: Duration = Duration::from_millis(300);
+/// How long a measurement repeats itself where nothing else is asked. The best repetition counts:
+/// whatever else runs on the machine can only lower it.
+pub const DURATION: Duration = Duration::from_millis(300);
 
 /// Steps of a piece of work: about 0.02 ms, so that a repetition fits between two of another
 /// program's turns.
@@ -39,25 +39,27 @@ const N_PARTS: usize = 8;
 const READ_CHUNK: usize = 1 << 20;
 
 /// Floating-point operations of the instruction that multiplies weights of `dtype`, with all
-/// operands in registers.
+/// operands in registers, in the best of the repetitions that fit in `duration`.
 ///
 /// # Units
 /// Operations per second of all threads, a multiply-add being two.
-pub fn flops_per_second(device: &CpuDevice, dtype: DType) -> f64 {
+pub fn flops_per_second(device: &CpuDevice, dtype: DType, duration: Duration) -> f64 {
     let parallel = &device.compute.parallel;
     // SAFETY: `CpuDevice::new` checks the instructions. As many chains as hide the latency of an
     // instruction (8 to 12 are in flight at once), and as few as the registers hold.
     unsafe {
         match (device.config.isa, dtype) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16, DType::BF16) => products_per_second::<Bf16Dot, 16>(parallel),
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16 | Isa::Avx512, _) => {
-                products_per_second::<F32<Avx512Lanes>, 16>(parallel)
+            (Isa::Avx512Bf16, DType::BF16) => {
+                products_per_second::<Bf16Dot, 16>(parallel, duration)
             }
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, _) => products_per_second::<F32<Avx2Lanes>, 6>(parallel),
-            _ => products_per_second::<F32<PortableLanes>, 2>(parallel),
+            (Isa::Avx512Bf16 | Isa::Avx512, _) => {
+                products_per_second::<F32<Avx512Lanes>, 16>(parallel, duration)
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, _) => products_per_second::<F32<Avx2Lanes>, 6>(parallel, duration),
+            _ => products_per_second::<F32<PortableLanes>, 2>(parallel, duration),
         }
     }
 }
@@ -89,7 +91,7 @@ pub fn read_bytes_per_second(device: &CpuDevice) -> f64 {
     };
     let n_chunks = READ_BYTES / READ_CHUNK / N_PARTS;
     let mut part_idx = 0;
-    let shortest = shortest(|| {
+    let shortest = shortest(DURATION, || {
         parallel.for_each(n_chunks, |i| read(part_idx * n_chunks + i));
         part_idx = (part_idx + 1) % N_PARTS;
     });
@@ -97,10 +99,10 @@ pub fn read_bytes_per_second(device: &CpuDevice) -> f64 {
 }
 
 /// Seconds of the shortest of repeated runs.
-fn shortest(mut run: impl FnMut()) -> f64 {
+fn shortest(duration: Duration, mut run: impl FnMut()) -> f64 {
     let start = Instant::now();
     let mut shortest = f64::INFINITY;
-    while start.elapsed() < DURATION {
+    while start.elapsed() < duration {
         let start = Instant::now();
         run();
         shortest = shortest.min(start.elapsed().as_secs_f64());
@@ -110,13 +112,16 @@ fn shortest(mut run: impl FnMut()) -> f64 {
 
 /// # Safety
 /// The machine has `K::ISA`.
-unsafe fn products_per_second<K: Kernel, const N: usize>(parallel: &Parallel) -> f64 {
+unsafe fn products_per_second<K: Kernel, const N: usize>(
+    parallel: &Parallel,
+    duration: Duration,
+) -> f64 {
     let n_pieces = PIECES_PER_THREAD * parallel.n_threads();
     let mut numbers = [0.0; 2 * LANES];
     for (i, x) in numbers.iter_mut().enumerate() {
         *x = 0.5 + i as f32 / 64.0;
     }
-    let shortest = shortest(|| {
+    let shortest = shortest(duration, || {
         parallel.for_each(n_pieces, |_| {
             let chains = Chains::<K, N> {
                 numbers: black_box(&numbers),
@@ -150,7 +155,7 @@ impl<K: Kernel, const N: usize> IsaWork for Chains<'_, K, N> {
             let w = K::load(w.as_ptr());
             let x = K::splat(&a[0]);
             // Chains that began alike could be computed as one.
-            let first = |i: usize| K::add_product(K::zero(), K::splat(&a[i]), w);
+            let first = |i: usize| K::add_product(K::Sums::zero(), K::splat(&a[i]), w);
             let mut sums: [K::Sums; N] = std::array::from_fn(first);
             for _ in 0..N_STEPS {
                 for sum in &mut sums {
@@ -158,7 +163,7 @@ impl<K: Kernel, const N: usize> IsaWork for Chains<'_, K, N> {
                 }
             }
             for sum in sums {
-                K::store(sum, out.as_mut_ptr());
+                sum.store(out.as_mut_ptr());
                 black_box(&out);
             }
         }

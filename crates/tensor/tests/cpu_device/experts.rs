@@ -1,7 +1,7 @@
 //! The expert layer.
 
 use moeshard_tensor::checkpoint::HostTensor;
-use moeshard_tensor::cpu::Tensor;
+use moeshard_tensor::cpu::{CpuDevice, Tensor};
 use moeshard_tensor::device::{
     Activation, Device, DeviceError, ExpertSlice, MatrixLayout, Routing,
 };
@@ -46,70 +46,81 @@ fn plain_experts(path: &str, x: &[f32], routing: &Routing, layer: &Layer) -> Vec
     expected
 }
 
+const N_EXPERTS: usize = 5;
+
+/// Compares a random layer of `[d_model, f]` with its formula, two choices a token.
+fn check_layer(
+    device: &CpuDevice,
+    path: &str,
+    (d_model, f, n_tokens): (usize, usize, usize),
+    routings: &[fn(usize) -> u32],
+) {
+    let mut random = Random(4);
+    let layer = Layer {
+        w_in: (0..N_EXPERTS).map(|_| random.short(f * d_model)).collect(),
+        w_out: (0..N_EXPERTS).map(|_| random.short(f * d_model)).collect(),
+        b_in: (0..N_EXPERTS).map(|_| random.numbers(f)).collect(),
+        b_out: (0..N_EXPERTS).map(|_| random.numbers(d_model)).collect(),
+    };
+    let slices = (0..N_EXPERTS)
+        .map(|e| ExpertSlice {
+            expert_idx: e,
+            w_in: matrix(f, d_model, &layer.w_in[e], MatrixLayout::OutIn),
+            b_in: Some(HostTensor::from_f32(vec![f], &layer.b_in[e])),
+            w_out: matrix(d_model, f, &layer.w_out[e], MatrixLayout::InOut),
+            b_out: Some(HostTensor::from_f32(vec![d_model], &layer.b_out[e])),
+        })
+        .collect();
+    let experts = device
+        .load_experts(N_EXPERTS, slices, Activation::Relu)
+        .expect("load");
+    for (case, expert_of) in routings.iter().enumerate() {
+        let x = random.tensor(n_tokens, d_model);
+        let expert_idx: Vec<_> = (0..2 * n_tokens).map(expert_of).collect();
+        let gate = |&e: &u32| match e {
+            Routing::DROPPED => 0.0,
+            _ => random.next(),
+        };
+        let routing = Routing {
+            top_k: 2,
+            gate_weight: expert_idx.iter().map(gate).collect(),
+            expert_idx,
+        };
+        let found = device
+            .expert_ffn(&x, &routing, &experts)
+            .expect("expert_ffn");
+        let expected = plain_experts(path, x.as_slice(), &routing, &layer);
+        // A hidden unit on the border between two bf16 may fall to either side.
+        let limit = if multiplies_bf16(path) { 1e-3 } else { 3e-6 };
+        let what = format!("routing {case} of {n_tokens} tokens on {path}");
+        assert_within(limit, &what, found.as_slice(), &expected);
+    }
+}
+
 #[test]
 fn experts_match_their_formula_whoever_gets_the_tokens() {
-    const N_EXPERTS: usize = 5;
-    let (d_model, f, n_tokens) = (19, 23, 31);
     // Spread, one expert taking all, and a dropped choice.
     let routings: [fn(usize) -> u32; 3] = [
         |slot| (slot * 7 % N_EXPERTS) as u32,
         |slot| if slot % 2 == 0 { 3 } else { 4 },
-        |slot| {
-            if slot % 5 == 0 {
-                Routing::DROPPED
-            } else {
-                1 + (slot % 2) as u32
-            }
+        |slot| match slot % 5 {
+            0 => Routing::DROPPED,
+            _ => 1 + (slot % 2) as u32,
         },
     ];
-    on_every_path(|device, path| {
-        let mut random = Random(4);
-        let layer = Layer {
-            w_in: (0..N_EXPERTS).map(|_| random.short(f * d_model)).collect(),
-            w_out: (0..N_EXPERTS).map(|_| random.short(f * d_model)).collect(),
-            b_in: (0..N_EXPERTS).map(|_| random.numbers(f)).collect(),
-            b_out: (0..N_EXPERTS).map(|_| random.numbers(d_model)).collect(),
-        };
-        let slices = (0..N_EXPERTS)
-            .map(|e| ExpertSlice {
-                expert_idx: e,
-                w_in: matrix(f, d_model, &layer.w_in[e], MatrixLayout::OutIn),
-                b_in: Some(HostTensor::from_f32(vec![f], &layer.b_in[e])),
-                w_out: matrix(d_model, f, &layer.w_out[e], MatrixLayout::InOut),
-                b_out: Some(HostTensor::from_f32(vec![d_model], &layer.b_out[e])),
-            })
-            .collect();
-        let experts = device
-            .load_experts(N_EXPERTS, slices, Activation::Relu)
-            .expect("load");
-        for (case, expert_of) in routings.iter().enumerate() {
-            let x = random.tensor(n_tokens, d_model);
-            let expert_idx: Vec<_> = (0..2 * n_tokens).map(expert_of).collect();
-            let gates = expert_idx
-                .iter()
-                .map(|&e| {
-                    if e == Routing::DROPPED {
-                        0.0
-                    } else {
-                        random.next()
-                    }
-                })
-                .collect();
-            let routing = Routing {
-                top_k: 2,
-                expert_idx,
-                gate_weight: gates,
-            };
-            let found = device
-                .expert_ffn(&x, &routing, &experts)
-                .expect("expert_ffn");
-            let expected = plain_experts(path, x.as_slice(), &routing, &layer);
-            // A hidden unit on the border between two bf16 may fall to either side.
-            let limit = if multiplies_bf16(path) { 1e-3 } else { 3e-6 };
-            let what = format!("routing {case} on {path}");
-            assert_within(limit, &what, found.as_slice(), &expected);
-        }
-    });
+    on_every_path(|device, path| check_layer(device, path, (19, 23, 31), &routings));
+}
+
+#[test]
+fn more_rows_than_are_multiplied_at_once_give_the_same() {
+    // An expert that takes most, three with a handful of rows, and one without any.
+    let skewed = |slot: usize| match slot % 50 {
+        0 => 1,
+        7 | 8 => 2,
+        49 => 4,
+        _ => 3,
+    };
+    on_every_path(|device, path| check_layer(device, path, (3, 2500, 451), &[skewed]));
 }
 
 #[test]

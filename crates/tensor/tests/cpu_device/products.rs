@@ -22,6 +22,8 @@ fn linear_matches_f64_at_odd_sizes() {
         (6, 48, 80),
         (25, 33, 112),
         (300, 640, 50),
+        // More rows than are packed at once.
+        (701, 1900, 5),
     ];
     let activations = [
         Activation::Identity,
@@ -68,7 +70,13 @@ fn linear_matches_f64_at_odd_sizes() {
 fn ffn_matches_f64_at_odd_sizes() {
     on_every_path(|device, path| {
         let mut random = Random(7);
-        for (m, d_model, d_ff) in [(1, 5, 3), (2, 33, 47), (7, 64, 96), (41, 19, 130)] {
+        for (m, d_model, d_ff) in [
+            (1, 5, 3),
+            (2, 33, 47),
+            (7, 64, 96),
+            (41, 19, 130),
+            (601, 3, 4099),
+        ] {
             let x = random.tensor(m, d_model);
             let residual = random.tensor(m, d_model);
             let (w_in, w_out) = (random.short(d_ff * d_model), random.short(d_ff * d_model));

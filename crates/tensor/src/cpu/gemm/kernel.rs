@@ -13,6 +13,8 @@ use half::{bf16, f16};
 use std::arch::x86_64::*;
 
 use crate::cpu::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::lanes::Avx512Lanes;
 use crate::cpu::lanes::{LANES, Lanes};
 use crate::cpu::panels::Element;
 
@@ -31,16 +33,14 @@ pub(crate) trait Kernel: Sized + 'static {
     /// One step of a panel, in registers.
     type W: Copy;
     /// Sixteen sums.
-    type Sums: Copy;
+    type Sums: Lanes;
 
     /// The instructions it needs.
     const ISA: Isa;
 
-    unsafe fn zero() -> Self::Sums;
     unsafe fn splat(a: *const Self::A) -> Self::X;
     unsafe fn load(w: *const Self::Weight) -> Self::W;
     unsafe fn add_product(sums: Self::Sums, x: Self::X, w: Self::W) -> Self::Sums;
-    unsafe fn store(sums: Self::Sums, to: *mut f32);
     /// Converts sixteen steps of a row.
     unsafe fn convert(row: *const f32, to: &mut [Self::A; LANES]);
 
@@ -176,11 +176,6 @@ impl<L: Lanes, E: LaneWeight> Kernel for Widened<L, E> {
     const ISA: Isa = L::ISA;
 
     #[inline(always)]
-    unsafe fn zero() -> L {
-        // SAFETY: the caller's promise.
-        unsafe { L::zero() }
-    }
-    #[inline(always)]
     unsafe fn splat(a: *const f32) -> L {
         // SAFETY: the caller's promise.
         unsafe { L::splat(*a) }
@@ -194,11 +189,6 @@ impl<L: Lanes, E: LaneWeight> Kernel for Widened<L, E> {
     unsafe fn add_product(sums: L, x: L, w: L) -> L {
         // SAFETY: the caller's promise.
         unsafe { sums.add_product(x, w) }
-    }
-    #[inline(always)]
-    unsafe fn store(sums: L, to: *mut f32) {
-        // SAFETY: the caller's promise.
-        unsafe { sums.store(to) }
     }
     #[inline(always)]
     unsafe fn convert(row: *const f32, to: &mut [f32; LANES]) {
@@ -224,12 +214,6 @@ impl<L: Lanes> Kernel for Bf16<L> {
     const ISA: Isa = L::ISA;
 
     #[inline(always)]
-    unsafe fn zero() -> L {
-        // SAFETY (here and below): the caller's promise.
-        // SAFETY: the caller's promise.
-        unsafe { L::zero() }
-    }
-    #[inline(always)]
     unsafe fn splat(a: *const [f32; 2]) -> (L, L) {
         // SAFETY: as above.
         unsafe { (L::splat((*a)[0]), L::splat((*a)[1])) }
@@ -243,11 +227,6 @@ impl<L: Lanes> Kernel for Bf16<L> {
     unsafe fn add_product(sums: L, x: (L, L), w: (L, L)) -> L {
         // SAFETY: as above.
         unsafe { sums.add_product(x.0, w.0).add_product(x.1, w.1) }
-    }
-    #[inline(always)]
-    unsafe fn store(sums: L, to: *mut f32) {
-        // SAFETY: as above.
-        unsafe { sums.store(to) }
     }
     #[inline(always)]
     unsafe fn convert(row: *const f32, to: &mut [[f32; 2]; LANES]) {
@@ -266,15 +245,9 @@ impl Kernel for Bf16Dot {
     type A = u32;
     type X = __m512bh;
     type W = __m512bh;
-    type Sums = __m512;
+    type Sums = Avx512Lanes;
     const ISA: Isa = Isa::Avx512Bf16;
 
-    #[inline(always)]
-    unsafe fn zero() -> __m512 {
-        // SAFETY (here and below): the caller's promise.
-        // SAFETY: the caller's promise.
-        unsafe { _mm512_setzero_ps() }
-    }
     #[inline(always)]
     unsafe fn splat(a: *const u32) -> __m512bh {
         // SAFETY: as above; both types are 64 bytes of any content.
@@ -286,14 +259,9 @@ impl Kernel for Bf16Dot {
         unsafe { std::mem::transmute(_mm512_loadu_si512(w.cast())) }
     }
     #[inline(always)]
-    unsafe fn add_product(sums: __m512, x: __m512bh, w: __m512bh) -> __m512 {
+    unsafe fn add_product(sums: Avx512Lanes, x: __m512bh, w: __m512bh) -> Avx512Lanes {
         // SAFETY: as above.
-        unsafe { _mm512_dpbf16_ps(sums, x, w) }
-    }
-    #[inline(always)]
-    unsafe fn store(sums: __m512, to: *mut f32) {
-        // SAFETY: as above.
-        unsafe { _mm512_storeu_ps(to, sums) }
+        Avx512Lanes(unsafe { _mm512_dpbf16_ps(sums.0, x, w) })
     }
     #[inline(always)]
     unsafe fn convert(row: *const f32, to: &mut [u32; LANES]) {
@@ -356,14 +324,20 @@ impl Ahead {
 
     #[inline(always)]
     fn fetch(self, step: usize) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch of any address is allowed; SSE is part of the target.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T1>(self.first.wrapping_add(step * self.step).cast());
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = step;
+        fetch(self.first.wrapping_add(step * self.step));
     }
+}
+
+/// Brings the cache line of any address, valid or not, near.
+#[inline(always)]
+pub(super) fn fetch<E>(at: *const E) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch of any address is allowed; SSE is part of the target.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// The sums of `M` rows × `P` panels over `n_steps` steps.
@@ -380,7 +354,7 @@ pub(crate) unsafe fn product<K: Kernel, const M: usize, const P: usize>(
 ) -> [[K::Sums; P]; M] {
     // SAFETY: the caller's promise.
     unsafe {
-        let mut sums = [[K::zero(); P]; M];
+        let mut sums = [[K::Sums::zero(); P]; M];
         for i in 0..n_steps {
             ahead.fetch(i);
             let at = |r: usize| a.add(r * strides.row + i * strides.step);

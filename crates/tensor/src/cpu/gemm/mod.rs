@@ -5,6 +5,7 @@
 //! group: how tokens are spread over experts does not decide how long it takes.
 
 pub(crate) mod kernel;
+mod out;
 pub(crate) mod rows;
 
 use std::ops::Range;
@@ -12,10 +13,12 @@ use std::ops::Range;
 use kernel::{
     Ahead, IsaWork, Kernel, Strides, TileWork, on_isa, panels_at_once, product, with_tile,
 };
-use rows::{RowTiles, Rows, pack, put};
+use out::load_some;
+pub(crate) use out::{Out, OutRows};
+use rows::{RowTiles, Rows, pack};
 
-use super::compute::Compute;
-use super::lanes::LANES;
+use super::compute::{Compute, ProductScratch};
+use super::lanes::{LANES, Lanes};
 use super::math::activate;
 use super::panels::{Element, Matrix, Panels};
 use super::parallel::{Parallel, SharedMut};
@@ -23,7 +26,18 @@ use crate::device::Activation;
 
 /// Bytes of packed A that a piece of work keeps in the second-level cache beside a panel (a
 /// Zen 5 core has 1 MiB).
-const A_BYTES: usize = 384 << 10;
+const A_BYTES: usize = 768 << 10;
+
+/// Bytes of packed rows per thread that are multiplied before more are packed: what its
+/// second-level cache holds.
+const CACHED_BYTES: usize = 1 << 20;
+
+/// Fewest rows that are multiplied at once, however wide they are: weights are read again for each
+/// part.
+const LEAST_ROWS: usize = 192;
+
+/// Rows below which reading a weight takes longer than multiplying with it.
+const SKINNY_ROWS: usize = 32;
 
 /// Multiply-adds below which a piece of work is not cut: about 10 µs in f32.
 const LEAST_COST: usize = 1 << 20;
@@ -42,26 +56,6 @@ impl<'a, E: Element> Weights<'a, E> {
         let panels = E::panels(matrix).expect("matrices of one device have one dtype");
         Self { panels, bias }
     }
-}
-
-/// Where the rows of a product go.
-pub(crate) enum Out<'a, A> {
-    /// Rows of f32.
-    Rows(OutRows<'a>),
-    /// The A of the next product: `[n_rows, n_steps]`, tiled alike.
-    Packed(SharedMut<A>),
-}
-
-/// `c[row_idx[r]] = gate[r] · y[r] + residual[row_idx[r]]`
-pub(crate) struct OutRows<'a> {
-    /// `[_, n_out]`
-    pub(crate) c: SharedMut<f32>,
-    /// Row of `c` of each row; in order where there is none.
-    pub(crate) idx: Option<&'a [usize]>,
-    /// Factor of each row.
-    pub(crate) gate: Option<&'a [f32]>,
-    /// `[_, n_out]`
-    pub(crate) residual: Option<&'a [f32]>,
 }
 
 /// A product of one or many groups of rows, each with weights of its own.
@@ -134,7 +128,7 @@ pub(crate) fn gemm(
         n_cols: w.n_in(),
         idx: None,
     };
-    let groups = [RowTiles::new(compute.isa, 0..c.len() / w.n_out())];
+    let all = RowTiles::new(compute.isa, 0..c.len() / w.n_out());
     let out = OutRows {
         c: SharedMut::new(c),
         idx: None,
@@ -144,7 +138,7 @@ pub(crate) fn gemm(
     // SAFETY: the kernel is for this machine's instructions; `c` has a row for each row of `a`.
     unsafe {
         with_kernel!(compute.isa, w, K => {
-            gemm_of::<K>(compute, rows, &groups, w, bias, activation, out);
+            gemm_of::<K>(compute, rows, &all, w, bias, activation, &out);
         });
     }
 }
@@ -154,25 +148,45 @@ pub(crate) fn gemm(
 unsafe fn gemm_of<K: Kernel>(
     compute: &Compute,
     rows: Rows<'_>,
-    groups: &[RowTiles; 1],
+    all: &RowTiles,
     w: &Matrix,
     bias: Option<&[f32]>,
     activation: Activation,
-    out: OutRows<'_>,
+    out: &OutRows<'_>,
 ) {
-    let scratch = &mut compute.scratch().products;
+    let parallel = &compute.parallel;
+    let ProductScratch {
+        a, groups, pieces, ..
+    } = &mut compute.scratch().products;
     let n_steps = rows.n_cols.div_ceil(K::Weight::STEP);
-    let a = scratch.a.room(groups[0].n_rows() * n_steps);
-    pack::<K>(&compute.parallel, rows, groups, a);
-    let product = Product::<K> {
-        a,
-        groups,
-        weights: &|_| Weights::new(w, bias),
-        activation,
-        out: Out::Rows(out),
-    };
-    // SAFETY: the caller's promise.
-    unsafe { product.run(&compute.parallel, &mut scratch.pieces) };
+    let most_bytes = CACHED_BYTES * parallel.n_threads();
+    for part in parts(all.n_rows(), n_steps * size_of::<K::A>(), most_bytes) {
+        let rows = rows.part(&part);
+        groups.clear();
+        groups.push(all.part(K::ISA, &part));
+        let a = a.room(part.len() * n_steps);
+        pack::<K>(parallel, rows, groups, a);
+        let product = Product::<K> {
+            a,
+            groups,
+            weights: &|_| Weights::new(w, bias),
+            activation,
+            out: Out::Rows(out.part(&part, w.n_out())),
+        };
+        // SAFETY: the caller's promise.
+        unsafe { product.run(parallel, pieces) };
+    }
+}
+
+/// Parts of `n_rows` rows of `row_bytes` each, nearly equal, of at most `most_bytes`.
+pub(crate) fn parts(
+    n_rows: usize,
+    row_bytes: usize,
+    most_bytes: usize,
+) -> impl Iterator<Item = Range<usize>> + use<> {
+    let most = most_bytes / row_bytes.max(1);
+    let n_parts = n_rows.div_ceil(most.max(LEAST_ROWS));
+    (0..n_parts).map(move |i| i * n_rows / n_parts..(i + 1) * n_rows / n_parts)
 }
 
 /// Some tiles of a group × some panels.
@@ -181,6 +195,8 @@ pub(crate) struct Piece {
     group_idx: usize,
     tiles: Range<usize>,
     panels: Range<usize>,
+    /// By which pieces are ordered.
+    turn: f32,
 }
 
 impl<K: Kernel> Product<'_, K> {
@@ -192,10 +208,12 @@ impl<K: Kernel> Product<'_, K> {
     pub(crate) unsafe fn run(&self, parallel: &Parallel, pieces: &mut Vec<Piece>) {
         pieces.clear();
         self.plan(parallel.n_threads(), pieces);
+        self.spread_skinny(pieces);
         parallel.for_each(pieces.len(), |i| {
             let work = PieceWork {
                 product: self,
                 piece: &pieces[i],
+                next: pieces.get(i + parallel.n_threads()),
             };
             // SAFETY: the caller's promise; pieces differ in rows or in columns, so they write
             // disjoint elements.
@@ -236,6 +254,7 @@ impl<K: Kernel> Product<'_, K> {
                         group_idx,
                         tiles: tiles.clone(),
                         panels: first..n_panels.min(first + width),
+                        turn: 0.0,
                     });
                 }
             }
@@ -243,9 +262,31 @@ impl<K: Kernel> Product<'_, K> {
     }
 }
 
+impl<K: Kernel> Product<'_, K> {
+    /// Distributes the pieces of groups of few rows evenly among the others: those wait for weights
+    /// from memory, these compute, and at the same time they take less than one after the other.
+    fn spread_skinny(&self, pieces: &mut [Piece]) {
+        let is_skinny = |piece: &Piece| self.groups[piece.group_idx].n_rows() < SKINNY_ROWS;
+        let n_skinny = pieces.iter().filter(|piece| is_skinny(piece)).count();
+        let n_of = [pieces.len() - n_skinny, n_skinny];
+        if n_of.contains(&0) {
+            return;
+        }
+        let mut n_before = [0, 0];
+        for piece in &mut *pieces {
+            let kind = usize::from(is_skinny(piece));
+            piece.turn = (n_before[kind] as f32 + 0.5) / n_of[kind] as f32;
+            n_before[kind] += 1;
+        }
+        pieces.sort_unstable_by(|a, b| a.turn.total_cmp(&b.turn));
+    }
+}
+
 struct PieceWork<'p, 'a, K: Kernel> {
     product: &'p Product<'a, K>,
     piece: &'p Piece,
+    /// Most likely this thread's next one.
+    next: Option<&'p Piece>,
 }
 
 impl<K: Kernel> IsaWork for PieceWork<'_, '_, K> {
@@ -255,32 +296,61 @@ impl<K: Kernel> IsaWork for PieceWork<'_, '_, K> {
         let rows = &product.groups[piece.group_idx];
         let weights = (product.weights)(piece.group_idx);
         let at_once = panels_at_once(K::ISA, rows.height());
-        let mut sums = [[0.0; LANES]; MAX_VECTORS];
+        let mut staged = [[0.0; LANES]; MAX_VECTORS];
         let mut panel_idx = piece.panels.start;
         while panel_idx < piece.panels.end {
             let left = piece.panels.end - panel_idx;
             let n_panels = if left >= at_once { at_once } else { 1 };
-            let next = panel_idx + n_panels..piece.panels.end.min(panel_idx + 2 * n_panels);
-            let next = weights.panels.several(next);
+            let next = self.panels_after(&weights, panel_idx + n_panels, n_panels);
             for (i, tile_idx) in piece.tiles.clone().enumerate() {
                 let rows = rows.tile(tile_idx);
                 let n_fetched = i * Ahead::n_bytes(weights.panels.n_steps());
-                let sums = &mut sums[..rows.len() * n_panels];
+                let staged = &mut staged[..rows.len() * n_panels];
                 let tile = Tile {
-                    a: product.a,
-                    panels: weights.panels,
+                    product,
+                    weights: &weights,
                     first_row: rows.start,
                     panel_idx,
                     ahead: Ahead::of(next, n_fetched),
-                    sums: sums.as_mut_ptr(),
+                    staged: staged.as_mut_ptr(),
                 };
-                // SAFETY: the machine has `K::ISA` by the caller's promise, `n_panels` is as
-                // `with_tile` asks, and `sums` is of the tile's size.
+                // SAFETY: the machine has `K::ISA` and `out` has room by the caller's promise,
+                // `n_panels` is as `with_tile` asks, and `staged` is of the tile's size.
                 unsafe { with_tile::<K>(rows.len(), n_panels, &tile) };
-                // SAFETY: the caller's promise.
-                unsafe { product.put(&weights, rows, panel_idx, sums) };
+                if product.is_staged() {
+                    activate(product.activation, staged.as_flattened_mut());
+                    let n_out = weights.panels.n_out;
+                    // SAFETY: the caller's promise.
+                    unsafe { product.out.put::<K>(rows, panel_idx * LANES, n_out, staged) };
+                }
             }
             panel_idx += n_panels;
+        }
+    }
+}
+
+impl<'a, K: Kernel> PieceWork<'_, 'a, K> {
+    /// The panels that are likely to be multiplied next: those that follow, or the first of the
+    /// next piece.
+    fn panels_after(
+        &self,
+        weights: &Weights<'a, K::Weight>,
+        panel_idx: usize,
+        n_panels: usize,
+    ) -> &'a [K::Weight] {
+        let end = self.piece.panels.end;
+        if panel_idx < end {
+            return weights
+                .panels
+                .several(panel_idx..end.min(panel_idx + n_panels));
+        }
+        match self.next {
+            Some(next) => {
+                let panels = (self.product.weights)(next.group_idx).panels;
+                let first = next.panels.start;
+                panels.several(first..next.panels.end.min(first + n_panels))
+            }
+            None => &[],
         }
     }
 }
@@ -289,31 +359,51 @@ impl<K: Kernel> IsaWork for PieceWork<'_, '_, K> {
 const MAX_VECTORS: usize = 24;
 
 /// One tile of a product.
-struct Tile<'a, K: Kernel> {
-    a: &'a [K::A],
-    panels: &'a Panels<K::Weight>,
+struct Tile<'p, 'a, K: Kernel> {
+    product: &'p Product<'a, K>,
+    weights: &'p Weights<'a, K::Weight>,
     first_row: usize,
     panel_idx: usize,
     /// Part of the panels that come next.
     ahead: Ahead,
-    /// `[rows, panels]`
-    sums: *mut [f32; LANES],
+    /// `[rows, panels]`: where sums go that are not finished in registers.
+    staged: *mut [f32; LANES],
 }
 
-impl<K: Kernel> TileWork<K> for Tile<'_, K> {
+impl<K: Kernel> TileWork<K> for Tile<'_, '_, K> {
     #[inline(always)]
     unsafe fn run<const M: usize, const P: usize>(&self) {
-        let n_steps = self.panels.n_steps();
-        let a = &self.a[self.first_row * n_steps..][..M * n_steps];
-        let panels = std::array::from_fn(|p| self.panels.panel(self.panel_idx + p).as_ptr());
-        // SAFETY: `a` and every panel hold `n_steps` steps, the slices above show it; `sums` holds
-        // `M · P` vectors by the caller's promise.
-        unsafe {
-            let strides = Strides { row: 1, step: M };
-            let product = product::<K, M, P>(a.as_ptr(), strides, panels, n_steps, self.ahead);
-            for (r, sums) in product.into_iter().enumerate() {
-                for (p, sums) in sums.into_iter().enumerate() {
-                    K::store(sums, self.sums.add(r * P + p).cast());
+        let Weights { panels, bias } = self.weights;
+        let n_steps = panels.n_steps();
+        let a = &self.product.a[self.first_row * n_steps..][..M * n_steps];
+        let pointers = std::array::from_fn(|p| panels.panel(self.panel_idx + p).as_ptr());
+        let strides = Strides { row: 1, step: M };
+        let col = |p: usize| (self.panel_idx + p) * LANES;
+        // SAFETY: the machine has `K::ISA` by the caller's promise; `a` and every panel hold
+        // `n_steps` steps, the slices above show it.
+        let mut sums =
+            unsafe { product::<K, M, P>(a.as_ptr(), strides, pointers, n_steps, self.ahead) };
+        if let Some(bias) = bias {
+            for p in 0..P {
+                // SAFETY: the machine has `K::ISA`.
+                unsafe {
+                    let bias = load_some::<K::Sums>(&bias[col(p)..]);
+                    for sums in &mut sums {
+                        sums[p] = sums[p].add_product(bias, K::Sums::splat(1.0));
+                    }
+                }
+            }
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (p, sums) in sums.into_iter().enumerate() {
+                // SAFETY: `out` has room by the caller's promise, and `staged` for the tile.
+                unsafe {
+                    match &self.product.out {
+                        Out::Rows(out) if !self.product.is_staged() => {
+                            out.put(self.first_row + r, col(p), panels.n_out, sums);
+                        }
+                        _ => sums.store(self.staged.add(r * P + p).cast()),
+                    }
                 }
             }
         }
@@ -321,74 +411,8 @@ impl<K: Kernel> TileWork<K> for Tile<'_, K> {
 }
 
 impl<K: Kernel> Product<'_, K> {
-    /// Finishes a tile of sums `[rows, panels]` and stores it.
-    ///
-    /// # Safety
-    /// As [`Product::run`].
-    #[inline(always)]
-    unsafe fn put(
-        &self,
-        weights: &Weights<'_, K::Weight>,
-        rows: Range<usize>,
-        panel_idx: usize,
-        sums: &mut [[f32; LANES]],
-    ) {
-        let first_col = panel_idx * LANES;
-        let n_out = weights.panels.n_out;
-        let n_panels = sums.len() / rows.len();
-        let width = (n_panels * LANES).min(n_out - first_col);
-        if let Some(bias) = weights.bias {
-            let bias = &bias[first_col..][..width];
-            for row in sums.chunks_exact_mut(n_panels) {
-                let row = row.as_flattened_mut();
-                row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
-            }
-        }
-        activate(self.activation, sums.as_flattened_mut());
-        let row = |r: usize| &sums[r * n_panels..][..n_panels].as_flattened()[..width];
-        // SAFETY: the caller's promise; the tile's steps lie where it starts.
-        unsafe {
-            match &self.out {
-                Out::Rows(out) => {
-                    for r in 0..rows.len() {
-                        out.put(rows.start + r, first_col, n_out, row(r));
-                    }
-                }
-                Out::Packed(out) => {
-                    let step = K::Weight::STEP;
-                    let tile = out.ptr().add(rows.start * n_out.div_ceil(step));
-                    for from in (0..width).step_by(LANES * step) {
-                        let cols = from..width.min(from + LANES * step);
-                        let to = tile.add((first_col + from) / step * rows.len());
-                        let row = |r: usize| &row(r)[cols.clone()];
-                        put::<K>(rows.len(), row, to, cols.len().div_ceil(step));
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl OutRows<'_> {
-    /// Stores columns `first_col ..` of one row.
-    ///
-    /// # Safety
-    /// As [`Product::run`].
-    #[inline(always)]
-    unsafe fn put(&self, row: usize, first_col: usize, n_cols: usize, values: &[f32]) {
-        let gate = self.gate.map_or(1.0, |gate| gate[row]);
-        let at = self.idx.map_or(row, |idx| idx[row]) * n_cols + first_col;
-        // SAFETY: these columns lie within the row, and nobody else has them.
-        let to = unsafe { std::slice::from_raw_parts_mut(self.c.ptr().add(at), values.len()) };
-        match self.residual {
-            Some(residual) => {
-                let residual = &residual[at..][..values.len()];
-                for ((to, x), r) in to.iter_mut().zip(values).zip(residual) {
-                    *to = gate * x + r;
-                }
-            }
-            // Adding zero gives −0 the sign that a sum of one expert's output has elsewhere.
-            None => (to.iter_mut().zip(values)).for_each(|(to, x)| *to = gate * x + 0.0),
-        }
+    /// Whether sums pass through memory on their way: to be changed or to be packed.
+    fn is_staged(&self) -> bool {
+        self.activation != Activation::Identity || matches!(self.out, Out::Packed(_))
     }
 }

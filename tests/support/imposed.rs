@@ -8,8 +8,8 @@ use std::cell::Cell;
 
 use moeshard_tensor::checkpoint::HostTensor;
 use moeshard_tensor::device::{
-    Activation, AttentionShape, Device, DeviceStats, EmbeddingRows, ExpertSlice, HostMatrix,
-    LinearWeights, Norm, Pooling, Result, RouterRule, Routing,
+    Activation, AttentionShape, DenseFfn, Device, DeviceStats, EmbeddingRows, ExpertSlice,
+    HostMatrix, Norm, Pooling, Result, RouterRule, Routing,
 };
 
 /// A device whose experts are chosen beforehand.
@@ -117,8 +117,12 @@ impl<D: Device<Routing = Routing>> Device for Imposed<D> {
             slices: Vec<ExpertSlice<'_>>,
             activation: Activation,
         ) -> Result<D::Experts>;
-        fn embed(rows: &[EmbeddingRows<'_, D::Table>]) -> Result<D::Tensor>;
+        fn embed(
+            rows: &[EmbeddingRows<'_, D::Table>],
+            norm: Option<&Norm<D::Vector>>,
+        ) -> Result<D::Tensor>;
         fn norm(x: &D::Tensor, norm: &Norm<D::Vector>) -> Result<D::Tensor>;
+        fn norm_in_place(x: &mut D::Tensor, norm: &Norm<D::Vector>) -> Result<()>;
         fn linear(
             x: &D::Tensor,
             w: &D::Matrix,
@@ -128,13 +132,15 @@ impl<D: Device<Routing = Routing>> Device for Imposed<D> {
         ) -> Result<D::Tensor>;
         fn ffn(
             x: &D::Tensor,
-            up: LinearWeights<'_, D::Matrix, D::Vector>,
-            activation: Activation,
-            down: LinearWeights<'_, D::Matrix, D::Vector>,
+            ffn: &DenseFfn<'_, D::Matrix, D::Vector>,
             residual: &D::Tensor,
         ) -> Result<D::Tensor>;
-        fn multiply(x: &D::Tensor, y: &D::Tensor) -> Result<D::Tensor>;
-        fn add(x: &D::Tensor, y: &D::Tensor, bias: Option<&D::Vector>) -> Result<D::Tensor>;
+        fn add(
+            x: &mut D::Tensor,
+            residual: &D::Tensor,
+            bias: Option<&D::Vector>,
+            norm: Option<&Norm<D::Vector>>,
+        ) -> Result<()>;
         fn attention(
             qkv: &D::Tensor,
             cu_seqlens: &[usize],

@@ -3,7 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 
 use moeshard_tensor::checkpoint::Checkpoint;
-use moeshard_tensor::device::{Activation, Device, EmbeddingRows, Pooling, Result as DeviceResult};
+use moeshard_tensor::device::{
+    Activation, DenseFfn, Device, EmbeddingRows, Norm, Pooling, Result as DeviceResult,
+};
 
 use crate::error::EncoderError;
 use crate::shard::ShardPlan;
@@ -197,11 +199,7 @@ impl<D: Device> Encoder<D> {
             }
         }
         let tables = &tables[..n_tables];
-        let x = self.device.embed(tables)?;
-        match &weights.norm {
-            Some(norm) => self.device.norm(&x, norm),
-            None => Ok(x),
-        }
+        self.device.embed(tables, weights.norm.as_ref())
     }
 
     /// One layer: `x + f(norm(x))` or `norm(x + f(x))`, first attention, then the FFN.
@@ -216,13 +214,12 @@ impl<D: Device> Encoder<D> {
                 let h = self.device.norm(x, &layer.attention_norm)?;
                 let x = self.attention(layer, &h, x, batch)?;
                 let h = self.device.norm(&x, &layer.ffn_norm)?;
-                self.ffn(&layer.ffn, &h, &x, batch)
+                self.ffn(&layer.ffn, &h, &x, None, batch)
             }
             NormOrder::Post => {
-                let sum = self.attention(layer, x, x, batch)?;
-                let x = self.device.norm(&sum, &layer.attention_norm)?;
-                let (sum, routing) = self.ffn(&layer.ffn, &x, &x, batch)?;
-                Ok((self.device.norm(&sum, &layer.ffn_norm)?, routing))
+                let mut x = self.attention(layer, x, x, batch)?;
+                self.device.norm_in_place(&mut x, &layer.attention_norm)?;
+                self.ffn(&layer.ffn, &x, &x, Some(&layer.ffn_norm), batch)
             }
         }
     }
@@ -248,43 +245,39 @@ impl<D: Device> Encoder<D> {
         )
     }
 
-    /// `residual + ffn(x)`
+    /// `residual + ffn(x)`, normalised if asked.
     fn ffn(
         &self,
         ffn: &Ffn<D>,
         x: &D::Tensor,
         residual: &D::Tensor,
+        norm: Option<&Norm<D::Vector>>,
         batch: &RankBatch<'_>,
     ) -> DeviceResult<(D::Tensor, Option<D::Routing>)> {
         match ffn {
             Ffn::Dense {
                 up,
-                gate: None,
+                gate,
                 down,
                 activation,
             } => {
-                let (up, down) = (up.weights(), down.weights());
-                let sum = self.device.ffn(x, up, *activation, down, residual)?;
+                let ffn = DenseFfn {
+                    up: up.weights(),
+                    gate: gate.as_ref().map(Linear::weights),
+                    activation: *activation,
+                    down: down.weights(),
+                };
+                let mut sum = self.device.ffn(x, &ffn, residual)?;
+                if let Some(norm) = norm {
+                    self.device.norm_in_place(&mut sum, norm)?;
+                }
                 Ok((sum, None))
             }
-            Ffn::Dense {
-                up,
-                gate: Some(gate),
-                down,
-                activation,
-            } => {
-                let value = self.linear(x, up, Activation::Identity, None)?;
-                let gate = self.linear(x, gate, *activation, None)?;
-                let h = self.device.multiply(&value, &gate)?;
-                Ok((
-                    self.linear(&h, down, Activation::Identity, Some(residual))?,
-                    None,
-                ))
-            }
             Ffn::Experts(layer) => {
-                let (y, routing) = self.expert_layer(layer, x, batch)?;
-                let sum = self.device.add(residual, &y, layer.shared_bias.as_ref())?;
-                Ok((sum, Some(routing)))
+                let (mut y, routing) = self.expert_layer(layer, x, batch)?;
+                let bias = layer.shared_bias.as_ref();
+                self.device.add(&mut y, residual, bias, norm)?;
+                Ok((y, Some(routing)))
             }
         }
     }

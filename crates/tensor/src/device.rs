@@ -198,6 +198,19 @@ pub struct LinearWeights<'a, M, V> {
     pub bias: Option<&'a V>,
 }
 
+/// A dense FFN on a device: `down(activation(up(x)))`, or `down(up(x) ⊙ activation(gate(x)))`.
+#[derive(Debug)]
+pub struct DenseFfn<'a, M, V> {
+    /// From `d_model` to `d_ff`.
+    pub up: LinearWeights<'a, M, V>,
+    /// From `d_model` to `d_ff`.
+    pub gate: Option<LinearWeights<'a, M, V>>,
+    /// Of `up` where there is no gate, of the gate otherwise.
+    pub activation: Activation,
+    /// From `d_ff` to `d_model`.
+    pub down: LinearWeights<'a, M, V>,
+}
+
 /// What a device has counted since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeviceStats {
@@ -299,11 +312,18 @@ pub trait Device {
         activation: Activation,
     ) -> Result<Self::Experts>;
 
-    /// Sum of embedding rows, `[n_tokens, d_model]`.
-    fn embed(&self, rows: &[EmbeddingRows<'_, Self::Table>]) -> Result<Self::Tensor>;
+    /// Sum of embedding rows, `[n_tokens, d_model]`, normalised if asked.
+    fn embed(
+        &self,
+        rows: &[EmbeddingRows<'_, Self::Table>],
+        norm: Option<&Norm<Self::Vector>>,
+    ) -> Result<Self::Tensor>;
 
     /// Normalises row by row.
     fn norm(&self, x: &Self::Tensor, norm: &Norm<Self::Vector>) -> Result<Self::Tensor>;
+
+    /// Normalises row by row what is not needed any more as it is.
+    fn norm_in_place(&self, x: &mut Self::Tensor, norm: &Norm<Self::Vector>) -> Result<()>;
 
     /// `activation(x · wᵀ + bias) + residual`, `[n_tokens, n_out]`.
     fn linear(
@@ -315,26 +335,22 @@ pub trait Device {
         residual: Option<&Self::Tensor>,
     ) -> Result<Self::Tensor>;
 
-    /// `down(activation(up(x))) + residual`, `[n_tokens, d_model]`: a dense FFN without a gate.
+    /// `ffn(x) + residual`, `[n_tokens, d_model]`.
     fn ffn(
         &self,
         x: &Self::Tensor,
-        up: LinearWeights<'_, Self::Matrix, Self::Vector>,
-        activation: Activation,
-        down: LinearWeights<'_, Self::Matrix, Self::Vector>,
+        ffn: &DenseFfn<'_, Self::Matrix, Self::Vector>,
         residual: &Self::Tensor,
     ) -> Result<Self::Tensor>;
 
-    /// `x ⊙ y`: the gate of a gated FFN.
-    fn multiply(&self, x: &Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor>;
-
-    /// `x + y + bias`.
+    /// `x = norm(x + residual + bias)`, each of the last two and the norm if there is one.
     fn add(
         &self,
-        x: &Self::Tensor,
-        y: &Self::Tensor,
+        x: &mut Self::Tensor,
+        residual: &Self::Tensor,
         bias: Option<&Self::Vector>,
-    ) -> Result<Self::Tensor>;
+        norm: Option<&Norm<Self::Vector>>,
+    ) -> Result<()>;
 
     /// Bidirectional attention within each sequence.
     ///

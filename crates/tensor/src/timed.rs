@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::checkpoint::HostTensor;
 use crate::device::{
-    Activation, AttentionShape, Device, DeviceStats, EmbeddingRows, ExpertSlice, HostMatrix,
-    LinearWeights, Norm, Pooling, Result, RouterRule, Routing,
+    Activation, AttentionShape, DenseFfn, Device, DeviceStats, EmbeddingRows, ExpertSlice,
+    HostMatrix, LinearWeights, Norm, Pooling, Result, RouterRule, Routing,
 };
 use crate::dtype::DType;
 
@@ -209,6 +209,14 @@ fn product<T, M>(x: &Shaped<T>, w: &Shaped<M>, n_more: usize) -> Work {
     }
 }
 
+/// The weights as the wrapped device has them.
+fn inner<'a, M, V>(linear: &LinearWeights<'a, Shaped<M>, V>) -> LinearWeights<'a, M, V> {
+    LinearWeights {
+        weight: &linear.weight.inner,
+        bias: linear.bias,
+    }
+}
+
 impl<D: Device> Device for Timed<D> {
     type Tensor = Shaped<D::Tensor>;
     type Matrix = Shaped<D::Matrix>;
@@ -272,7 +280,11 @@ impl<D: Device> Device for Timed<D> {
         })
     }
 
-    fn embed(&self, rows: &[EmbeddingRows<'_, Self::Table>]) -> Result<Self::Tensor> {
+    fn embed(
+        &self,
+        rows: &[EmbeddingRows<'_, Self::Table>],
+        norm: Option<&Norm<Self::Vector>>,
+    ) -> Result<Self::Tensor> {
         let first = rows.first();
         let (n_rows, n_cols) = first.map_or((0, 0), |r| (r.row_idx.len(), r.table.n_cols));
         let out_bytes = n_rows * n_cols * DType::F32.size();
@@ -286,7 +298,9 @@ impl<D: Device> Device for Timed<D> {
                 scale: r.scale,
             })
             .collect();
-        let out = self.run(Operation::plain("embed", []), work, |d| d.embed(&rows))?;
+        let out = self.run(Operation::plain("embed", []), work, |d| {
+            d.embed(&rows, norm)
+        })?;
         Ok(Shaped::rows(out, n_rows, n_cols))
     }
 
@@ -296,6 +310,13 @@ impl<D: Device> Device for Timed<D> {
             d.norm(&x.inner, norm)
         })?;
         Ok(Shaped::rows(out, x.n_rows, x.n_cols))
+    }
+
+    fn norm_in_place(&self, x: &mut Self::Tensor, norm: &Norm<Self::Vector>) -> Result<()> {
+        let work = Work::moving(2 * x.n_bytes());
+        self.run(Operation::plain("norm", []), work, |d| {
+            d.norm_in_place(&mut x.inner, norm)
+        })
     }
 
     fn linear(
@@ -318,52 +339,43 @@ impl<D: Device> Device for Timed<D> {
     fn ffn(
         &self,
         x: &Self::Tensor,
-        up: LinearWeights<'_, Self::Matrix, Self::Vector>,
-        activation: Activation,
-        down: LinearWeights<'_, Self::Matrix, Self::Vector>,
+        ffn: &DenseFfn<'_, Self::Matrix, Self::Vector>,
         residual: &Self::Tensor,
     ) -> Result<Self::Tensor> {
-        let (w_in, w_out) = (up.weight, down.weight);
+        let (w_in, w_out) = (ffn.up.weight, ffn.down.weight);
         let widths = [w_in.n_cols, w_in.n_rows, w_out.n_rows];
+        let layers = [Some(&ffn.up), ffn.gate.as_ref(), Some(&ffn.down)];
+        let layers = layers.into_iter().flatten().map(|layer| layer.weight);
         // Hidden units need not leave the device.
-        let weights = w_in.n_rows * w_in.n_cols + w_out.n_rows * w_out.n_cols;
+        let n_bytes = 3 * x.n_bytes() + layers.clone().map(Shaped::n_bytes).sum::<usize>();
+        let n_weights: usize = layers.map(|w| w.n_rows * w.n_cols).sum();
         let work = Work {
-            flops: 2 * (x.n_rows * weights) as u64,
-            n_bytes: (3 * x.n_bytes() + w_in.n_bytes() + w_out.n_bytes()) as u64,
+            flops: 2 * (x.n_rows * n_weights) as u64,
+            n_bytes: n_bytes as u64,
         };
         let out = self.run(Operation::of("ffn", widths, w_in.dtype), work, |d| {
-            let up = LinearWeights {
-                weight: &w_in.inner,
-                bias: up.bias,
+            let ffn = DenseFfn {
+                up: inner(&ffn.up),
+                gate: ffn.gate.as_ref().map(inner),
+                activation: ffn.activation,
+                down: inner(&ffn.down),
             };
-            let down = LinearWeights {
-                weight: &w_out.inner,
-                bias: down.bias,
-            };
-            d.ffn(&x.inner, up, activation, down, &residual.inner)
+            d.ffn(&x.inner, &ffn, &residual.inner)
         })?;
         Ok(Shaped::rows(out, x.n_rows, w_out.n_rows))
     }
 
-    fn multiply(&self, x: &Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor> {
-        let work = Work::moving(3 * x.n_bytes());
-        let out = self.run(Operation::plain("multiply", []), work, |d| {
-            d.multiply(&x.inner, &y.inner)
-        })?;
-        Ok(Shaped::rows(out, x.n_rows, x.n_cols))
-    }
-
     fn add(
         &self,
-        x: &Self::Tensor,
-        y: &Self::Tensor,
+        x: &mut Self::Tensor,
+        residual: &Self::Tensor,
         bias: Option<&Self::Vector>,
-    ) -> Result<Self::Tensor> {
+        norm: Option<&Norm<Self::Vector>>,
+    ) -> Result<()> {
         let work = Work::moving(3 * x.n_bytes());
-        let out = self.run(Operation::plain("add", []), work, |d| {
-            d.add(&x.inner, &y.inner, bias)
-        })?;
-        Ok(Shaped::rows(out, x.n_rows, x.n_cols))
+        self.run(Operation::plain("add", []), work, |d| {
+            d.add(&mut x.inner, &residual.inner, bias, norm)
+        })
     }
 
     fn attention(

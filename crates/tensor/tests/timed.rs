@@ -5,8 +5,8 @@ use moeshard_tensor::checkpoint::HostTensor;
 use moeshard_tensor::collective::Solo;
 use moeshard_tensor::cpu::{CpuConfig, CpuDevice, Isa, peak};
 use moeshard_tensor::device::{
-    Activation, AttentionShape, Device, EmbeddingRows, ExpertSlice, HostMatrix, LinearWeights,
-    MatrixLayout, Norm, NormKind, Pooling, PositionRule, RouterRule,
+    Activation, AttentionShape, DenseFfn, Device, EmbeddingRows, ExpertSlice, HostMatrix,
+    LinearWeights, MatrixLayout, Norm, NormKind, Pooling, PositionRule, RouterRule,
 };
 use moeshard_tensor::dtype::DType;
 use moeshard_tensor::timed::{Operation, Record, Timed, Work};
@@ -98,17 +98,25 @@ fn layer<D: Device>(device: &D) -> Vec<f32> {
     let up = dense(30, D_FF, D_MODEL).expect("a matrix");
     let down = dense(31, D_MODEL, D_FF).expect("a matrix");
     let linear = |weight| LinearWeights { weight, bias: None };
+    let ffn = DenseFfn {
+        up: linear(&up),
+        gate: None,
+        activation: Activation::Gelu,
+        down: linear(&down),
+    };
     let run = || {
-        let x = device.embed(&rows)?;
+        let x = device.embed(&rows, None)?;
         let h = device.norm(&x, &norm)?;
         let qkv = device.linear(&h, &qkv, None, Activation::Identity, None)?;
         let h = device.attention(&qkv, &CU_SEQLENS, &shape, None)?;
-        let x = device.add(&x, &h, None)?;
-        let x = device.ffn(&x, linear(&up), Activation::Gelu, linear(&down), &x)?;
+        let mut sum = h;
+        device.add(&mut sum, &x, None, None)?;
+        let x = device.ffn(&sum, &ffn, &sum)?;
         let routing = device.route(&x, &router, rule)?;
-        let y = device.expert_ffn(&x, &routing, &experts)?;
+        let mut y = device.expert_ffn(&x, &routing, &experts)?;
         device.recycle(routing);
-        let x = device.add(&x, &y, None)?;
+        device.add(&mut y, &x, None, None)?;
+        let x = y;
         device.to_host(&device.pool(&x, &CU_SEQLENS, Pooling::Mean)?)
     };
     run().expect("a layer")

@@ -1,22 +1,18 @@
-//! The FFN: two products with the hidden units packed in between, for one matrix or for the
-//! experts of a layer.
+//! The experts of a layer: tokens sorted by expert, one FFN of many groups, and the weighted sum of
+//! a token's choices.
 
 use std::ops::Range;
 
 use super::check;
-use super::compute::{Compute, ProductScratch, Scratch};
-use super::gemm::kernel::Kernel;
-use super::gemm::rows::{RowTiles, Rows, pack};
-use super::gemm::{Out, OutRows, Product, Weights, parts, with_kernel};
-use super::panels::{Element, Matrix, all_finite, find_non_finite};
+use super::compute::{Compute, Scratch};
+use super::ffn::{FfnWeights, Layer, ffn};
+use super::gemm::OutRows;
+use super::gemm::rows::{RowTiles, Rows};
+use super::panels::{Matrix, all_finite, find_non_finite};
 use super::parallel::{Parallel, SharedMut};
 use crate::checkpoint::HostTensor;
 use crate::device::{Activation, DeviceError, ExpertSlice, Result, Routing};
 use crate::dtype::DType;
-
-/// Bytes of packed hidden units per thread between the two products of an FFN: what the last-level
-/// cache holds. Less would have the weights of experts with few rows read more than once.
-const HIDDEN_BYTES: usize = 4 << 20;
 
 /// One rank's slices of the experts of a layer.
 #[derive(Debug)]
@@ -39,19 +35,6 @@ struct Expert {
     w_out: Matrix,
     /// `[d_model]`
     b_out: Option<Vec<f32>>,
-}
-
-/// The weights of an FFN.
-#[derive(Clone, Copy)]
-pub(crate) struct FfnWeights<'a> {
-    /// `[d_ff, d_model]`
-    pub(crate) w_in: &'a Matrix,
-    /// `[d_ff]`
-    pub(crate) b_in: Option<&'a [f32]>,
-    /// `[d_model, d_ff]`
-    pub(crate) w_out: &'a Matrix,
-    /// `[d_model]`
-    pub(crate) b_out: Option<&'a [f32]>,
 }
 
 impl Experts {
@@ -192,126 +175,17 @@ impl Expert {
 
     fn weights(&self) -> FfnWeights<'_> {
         FfnWeights {
-            w_in: &self.w_in,
-            b_in: self.b_in.as_deref(),
-            w_out: &self.w_out,
-            b_out: self.b_out.as_deref(),
+            up: Layer {
+                matrix: &self.w_in,
+                bias: self.b_in.as_deref(),
+            },
+            gate: None,
+            down: Layer {
+                matrix: &self.w_out,
+                bias: self.b_out.as_deref(),
+            },
         }
     }
-}
-
-/// `out = activation(x · W_inᵀ + b_in) · W_outᵀ + b_out`, each group of rows with its own weights,
-/// which are of one dtype and shape.
-///
-/// # Safety
-/// As [`Product::run`].
-pub(crate) unsafe fn ffn<'a>(
-    compute: &Compute,
-    scratch: &mut ProductScratch,
-    rows: Rows<'_>,
-    groups: &[RowTiles],
-    weights: &(dyn Fn(usize) -> FfnWeights<'a> + Sync),
-    activation: Activation,
-    out: &OutRows<'_>,
-) {
-    let parallel = &compute.parallel;
-    // SAFETY: the kernel is for this machine's instructions; the rest is the caller's promise.
-    unsafe {
-        with_kernel!(compute.isa, weights(0).w_in, K => {
-            ffn_of::<K>(parallel, scratch, rows, groups, weights, activation, out);
-        });
-    }
-}
-
-/// # Safety
-/// As [`ffn`], where `K::ISA` is available.
-unsafe fn ffn_of<'a, K: Kernel>(
-    parallel: &Parallel,
-    scratch: &mut ProductScratch,
-    rows: Rows<'_>,
-    all: &[RowTiles],
-    weights: &(dyn Fn(usize) -> FfnWeights<'a> + Sync),
-    activation: Activation,
-    out: &OutRows<'_>,
-) {
-    let n_rows = all.iter().map(RowTiles::n_rows).sum();
-    let steps = |n: usize| n.div_ceil(K::Weight::STEP);
-    let (n_steps, n_hidden_steps) = (steps(rows.n_cols), steps(weights(0).w_out.n_in()));
-    let ProductScratch {
-        a,
-        hidden,
-        groups,
-        pieces,
-    } = scratch;
-    let most_bytes = HIDDEN_BYTES * parallel.n_threads();
-    for part in parts(n_rows, n_hidden_steps * size_of::<K::A>(), most_bytes) {
-        groups.clear();
-        groups.extend(all.iter().map(|group| group.part(K::ISA, &part)));
-        let a = a.room(part.len() * n_steps);
-        pack::<K>(parallel, rows.part(&part), groups, a);
-        let hidden = hidden.room(part.len() * n_hidden_steps);
-        let up = Product::<K> {
-            a,
-            groups,
-            weights: &|g| Weights::new(weights(g).w_in, weights(g).b_in),
-            activation,
-            out: Out::Packed(SharedMut::new(hidden)),
-        };
-        // SAFETY: the instructions are the caller's promise, and `hidden` has room for the hidden
-        // units of these rows.
-        unsafe { up.run(parallel, pieces) };
-        let down = Product::<K> {
-            a: hidden,
-            groups,
-            weights: &|g| Weights::new(weights(g).w_out, weights(g).b_out),
-            activation: Activation::Identity,
-            out: Out::Rows(out.part(&part, weights(0).w_out.n_out())),
-        };
-        // SAFETY: the caller's promise.
-        unsafe { down.run(parallel, pieces) };
-    }
-}
-
-/// `out = activation(x · W_inᵀ + b_in) · W_outᵀ + b_out + residual`
-///
-/// # Shapes
-/// - `x`: `[n_tokens, w_in.n_in()]`
-/// - `residual`, `out`: `[n_tokens, w_out.n_out()]`
-pub(crate) fn dense_ffn(
-    compute: &Compute,
-    x: &[f32],
-    weights: FfnWeights<'_>,
-    activation: Activation,
-    residual: &[f32],
-    out: &mut [f32],
-) {
-    let n_cols = weights.w_in.n_in();
-    let n_rows = out.len() / weights.w_out.n_out().max(1);
-    let groups = [RowTiles::new(compute.isa, 0..n_rows)];
-    let rows = Rows {
-        data: x,
-        n_cols,
-        idx: None,
-    };
-    let out = OutRows {
-        c: SharedMut::new(out),
-        idx: None,
-        gate: None,
-        residual: Some(residual),
-    };
-    let scratch = &mut compute.scratch().products;
-    // SAFETY: `out` has a row for every row of `x`.
-    unsafe {
-        ffn(
-            compute,
-            scratch,
-            rows,
-            &groups,
-            &|_| weights,
-            activation,
-            &out,
-        );
-    };
 }
 
 /// `out[t] = Σ_k y[slot[t, k]]` in the order of choices.

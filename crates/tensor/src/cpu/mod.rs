@@ -3,6 +3,7 @@
 mod attention;
 mod compute;
 mod experts;
+mod ffn;
 mod gemm;
 mod isa;
 mod lanes;
@@ -30,13 +31,15 @@ pub use tensor::Tensor;
 use crate::checkpoint::HostTensor;
 use crate::collective::Collective;
 use crate::device::{
-    Activation, AttentionShape, Device, DeviceError, DeviceStats, EmbeddingRows, ExpertSlice,
-    HostMatrix, LinearWeights, Norm, Pooling, PositionRule, Result, RouterRule, Routing,
+    Activation, AttentionShape, DenseFfn, Device, DeviceError, DeviceStats, EmbeddingRows,
+    ExpertSlice, HostMatrix, LinearWeights, Norm, Pooling, PositionRule, Result, RouterRule,
+    Routing,
 };
 use crate::dtype::DType;
 use compute::Compute;
-use experts::FfnWeights;
+use ffn::{FfnWeights, Layer, dense_ffn};
 use gemm::gemm;
+use norm::norm_row;
 
 /// How a [`CpuDevice`] is set up.
 #[derive(Clone, Copy, Debug)]
@@ -156,7 +159,11 @@ impl Device for CpuDevice {
         Ok(experts)
     }
 
-    fn embed(&self, rows: &[EmbeddingRows<'_, Table>]) -> Result<Tensor> {
+    fn embed(
+        &self,
+        rows: &[EmbeddingRows<'_, Table>],
+        norm: Option<&Norm<Vec<f32>>>,
+    ) -> Result<Tensor> {
         let first = rows.first().ok_or(DeviceError::Shape {
             op: "embed",
             dim: "tables",
@@ -181,25 +188,37 @@ impl Device for CpuDevice {
                 });
             }
         }
+        check_norm("embed", n_cols, norm)?;
+        let isa = self.config.isa;
         self.compute.for_each_row(&mut out, |token, out| {
             out.fill(0.0);
             for part in rows {
                 part.table
                     .add_row(part.row_idx[token] as usize, part.scale, out);
             }
+            if let Some(norm) = norm {
+                norm_row(isa, norm, None, out);
+            }
         });
         Ok(out)
     }
 
     fn norm(&self, x: &Tensor, norm: &Norm<Vec<f32>>) -> Result<Tensor> {
-        check("norm", "d_model", x.n_cols, norm.weight.len())?;
+        check_norm("norm", x.n_cols, Some(norm))?;
         let mut out = self.compute.arena.tensor(x.n_rows, x.n_cols);
         let isa = self.config.isa;
-        let bias = norm.bias.as_deref();
         self.compute.for_each_row(&mut out, |i, out| {
-            norm::norm_row(isa, norm.kind, norm.eps, x.row(i), &norm.weight, bias, out);
+            norm_row(isa, norm, Some(x.row(i)), out);
         });
         Ok(out)
+    }
+
+    fn norm_in_place(&self, x: &mut Tensor, norm: &Norm<Vec<f32>>) -> Result<()> {
+        check_norm("norm_in_place", x.n_cols, Some(norm))?;
+        let isa = self.config.isa;
+        self.compute
+            .for_each_row(x, |_, row| norm_row(isa, norm, None, row));
+        Ok(())
     }
 
     fn linear(
@@ -236,77 +255,75 @@ impl Device for CpuDevice {
     fn ffn(
         &self,
         x: &Tensor,
-        up: LinearWeights<'_, Matrix, Vec<f32>>,
-        activation: Activation,
-        down: LinearWeights<'_, Matrix, Vec<f32>>,
+        ffn: &DenseFfn<'_, Matrix, Vec<f32>>,
         residual: &Tensor,
     ) -> Result<Tensor> {
-        let (w_in, w_out) = (up.weight, down.weight);
-        check("ffn", "d_model of up", x.n_cols, w_in.n_in())?;
-        check("ffn", "d_ff", w_in.n_out(), w_out.n_in())?;
-        check(
-            "ffn",
-            "bytes of a weight",
-            w_in.weight_size(),
-            w_out.weight_size(),
-        )?;
-        for (dim, matrix, bias) in [
-            ("bias of up", w_in, up.bias),
-            ("bias of down", w_out, down.bias),
-        ] {
-            check(
-                "ffn",
-                dim,
-                matrix.n_out(),
-                bias.map_or(matrix.n_out(), Vec::len),
-            )?;
+        let (w_in, w_out) = (ffn.up.weight, ffn.down.weight);
+        let check = |dim, expected, got| check("ffn", dim, expected, got);
+        let layers = [
+            ("bias of up", "bytes of a weight", Some(&ffn.up)),
+            (
+                "bias of the gate",
+                "bytes of a weight of the gate",
+                ffn.gate.as_ref(),
+            ),
+            ("bias of down", "bytes of a weight of down", Some(&ffn.down)),
+        ];
+        check("d_model of up", x.n_cols, w_in.n_in())?;
+        check("d_ff", w_in.n_out(), w_out.n_in())?;
+        if let Some(gate) = &ffn.gate {
+            check("d_model of the gate", x.n_cols, gate.weight.n_in())?;
+            check("d_ff of the gate", w_in.n_out(), gate.weight.n_out())?;
         }
-        check("ffn", "residual rows", x.n_rows, residual.n_rows)?;
-        check("ffn", "residual columns", w_out.n_out(), residual.n_cols)?;
+        for (bias, weight_size, layer) in layers {
+            if let Some(LinearWeights { weight, bias: b }) = layer {
+                check(weight_size, w_in.weight_size(), weight.weight_size())?;
+                check(bias, weight.n_out(), b.map_or(weight.n_out(), Vec::len))?;
+            }
+        }
+        check("residual rows", x.n_rows, residual.n_rows)?;
+        check("residual columns", w_out.n_out(), residual.n_cols)?;
         let mut out = self.compute.arena.tensor(x.n_rows, w_out.n_out());
         let weights = FfnWeights {
-            w_in,
-            b_in: up.bias.map(Vec::as_slice),
-            w_out,
-            b_out: down.bias.map(Vec::as_slice),
+            up: Layer::of(&ffn.up),
+            gate: ffn.gate.as_ref().map(Layer::of),
+            down: Layer::of(&ffn.down),
         };
-        experts::dense_ffn(
+        dense_ffn(
             &self.compute,
             x.as_slice(),
             weights,
-            activation,
+            ffn.activation,
             residual.as_slice(),
             out.as_mut_slice(),
         );
         Ok(out)
     }
 
-    fn multiply(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-        check_same("multiply", x, y)?;
-        let mut out = self.compute.arena.tensor(x.n_rows, x.n_cols);
-        self.compute.for_each_row(&mut out, |i, out| {
-            for ((out, x), y) in out.iter_mut().zip(x.row(i)).zip(y.row(i)) {
-                *out = x * y;
-            }
-        });
-        Ok(out)
-    }
-
-    fn add(&self, x: &Tensor, y: &Tensor, bias: Option<&Vec<f32>>) -> Result<Tensor> {
-        check_same("add", x, y)?;
-        if let Some(bias) = bias {
-            check("add", "bias", x.n_cols, bias.len())?;
-        }
-        let mut out = self.compute.arena.tensor(x.n_rows, x.n_cols);
-        self.compute.for_each_row(&mut out, |i, out| {
-            for ((out, x), y) in out.iter_mut().zip(x.row(i)).zip(y.row(i)) {
-                *out = x + y;
-            }
+    fn add(
+        &self,
+        x: &mut Tensor,
+        residual: &Tensor,
+        bias: Option<&Vec<f32>>,
+        norm: Option<&Norm<Vec<f32>>>,
+    ) -> Result<()> {
+        check("add", "n_rows", x.n_rows, residual.n_rows)?;
+        check("add", "n_cols", x.n_cols, residual.n_cols)?;
+        check("add", "bias", x.n_cols, bias.map_or(x.n_cols, Vec::len))?;
+        check_norm("add", x.n_cols, norm)?;
+        let isa = self.config.isa;
+        self.compute.for_each_row(x, |i, row| {
+            row.iter_mut()
+                .zip(residual.row(i))
+                .for_each(|(x, r)| *x += r);
             if let Some(bias) = bias {
-                out.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+                row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+            }
+            if let Some(norm) = norm {
+                norm_row(isa, norm, None, row);
             }
         });
-        Ok(out)
+        Ok(())
     }
 
     fn attention(
@@ -494,7 +511,14 @@ fn check_segments(op: &'static str, segments: &[usize], n_rows: usize) -> Result
     }
 }
 
-fn check_same(op: &'static str, x: &Tensor, y: &Tensor) -> Result<()> {
-    check(op, "n_rows", x.n_rows, y.n_rows)?;
-    check(op, "n_cols", x.n_cols, y.n_cols)
+/// Checks that a norm, if there is one, is of this width.
+fn check_norm(op: &'static str, n_cols: usize, norm: Option<&Norm<Vec<f32>>>) -> Result<()> {
+    let Some(norm) = norm else { return Ok(()) };
+    check(op, "d_model", n_cols, norm.weight.len())?;
+    check(
+        op,
+        "bias of the norm",
+        n_cols,
+        norm.bias.as_ref().map_or(n_cols, Vec::len),
+    )
 }

@@ -1,32 +1,35 @@
 //! Normalisation, row by row.
 
 use super::isa::per_isa;
-use crate::device::NormKind;
+use crate::device::{Norm, NormKind};
 
 per_isa! {
-    /// Normalises one row; statistics in f32 over sixteen partial sums.
-    pub(crate) fn norm_row(
-        kind: NormKind,
-        eps: f32,
-        row: &[f32],
-        weight: &[f32],
-        bias: Option<&[f32]>,
-        out: &mut [f32],
-    ) {
-        let n = row.len() as f32;
-        let mean = match kind {
-            NormKind::Layer => sum(row, |x| x) / n,
-            NormKind::Rms => 0.0,
-        };
-        let variance = sum(row, |x| (x - mean) * (x - mean)) / n;
-        let factor = 1.0 / (variance + eps).sqrt();
-        for ((out, x), w) in out.iter_mut().zip(row).zip(weight) {
-            *out = (x - mean) * factor * w;
+    /// Normalises one row, in place or `from` another one; statistics in f32 over sixteen partial
+    /// sums.
+    pub(crate) fn norm_row(norm: &Norm<Vec<f32>>, from: Option<&[f32]>, row: &mut [f32]) {
+        let (mean, factor) = statistics(norm, from.unwrap_or(row));
+        let scaled = |x: f32, w: f32| (x - mean) * factor * w;
+        let weighted = row.iter_mut().zip(&norm.weight);
+        match from {
+            Some(from) => weighted.zip(from).for_each(|((y, w), x)| *y = scaled(*x, *w)),
+            None => weighted.for_each(|(y, w)| *y = scaled(*y, *w)),
         }
-        if let Some(bias) = bias {
-            out.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+        if let Some(bias) = &norm.bias {
+            row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
         }
     }
+}
+
+/// What is subtracted from a row, and its factor then.
+#[inline(always)]
+fn statistics(norm: &Norm<Vec<f32>>, row: &[f32]) -> (f32, f32) {
+    let n = row.len() as f32;
+    let mean = match norm.kind {
+        NormKind::Layer => sum(row, |x| x) / n,
+        NormKind::Rms => 0.0,
+    };
+    let variance = sum(row, |x| (x - mean) * (x - mean)) / n;
+    (mean, 1.0 / (variance + norm.eps).sqrt())
 }
 
 /// `Σ f(x)` over sixteen partial sums, which keeps the error small and the loop vectorisable.

@@ -1,8 +1,7 @@
 //! Linear layers and dense FFNs.
 
-use moeshard_tensor::cpu::Tensor;
-use moeshard_tensor::device::Device;
-use moeshard_tensor::device::{Activation, LinearWeights, MatrixLayout};
+use moeshard_tensor::cpu::{CpuDevice, Matrix, Tensor};
+use moeshard_tensor::device::{Activation, DenseFfn, Device, LinearWeights, MatrixLayout};
 
 use crate::support::{
     Random, activated, assert_close, assert_within, matrix, multiplied, multiplies_bf16,
@@ -68,53 +67,74 @@ fn linear_matches_f64_at_odd_sizes() {
 
 #[test]
 fn ffn_matches_f64_at_odd_sizes() {
+    // The last has more rows than are multiplied at once.
+    let sizes = [
+        (1, 5, 3),
+        (2, 33, 47),
+        (7, 64, 96),
+        (41, 19, 130),
+        (601, 3, 4099),
+    ];
     on_every_path(|device, path| {
-        let mut random = Random(7);
-        for (m, d_model, d_ff) in [
-            (1, 5, 3),
-            (2, 33, 47),
-            (7, 64, 96),
-            (41, 19, 130),
-            (601, 3, 4099),
-        ] {
-            let x = random.tensor(m, d_model);
-            let residual = random.tensor(m, d_model);
-            let (w_in, w_out) = (random.short(d_ff * d_model), random.short(d_ff * d_model));
-            let (b_in, b_out) = (random.numbers(d_ff), random.numbers(d_model));
-            let load = |n_out, n_in, data: &[f32]| {
-                let host = matrix(n_out, n_in, data, MatrixLayout::OutIn);
-                device.load_matrix(&[host]).expect("load")
-            };
-            let (up, down) = (load(d_ff, d_model, &w_in), load(d_model, d_ff, &w_out));
-            let weights = |weight, bias| LinearWeights {
-                weight,
-                bias: Some(bias),
-            };
-            let found = device
-                .ffn(
-                    &x,
-                    weights(&up, &b_in),
-                    Activation::Silu,
-                    weights(&down, &b_out),
-                    &residual,
-                )
-                .expect("ffn");
-            let hidden: Vec<f32> = product(&multiplied(path, x.as_slice()), &w_in, d_model)
-                .into_iter()
-                .enumerate()
-                .map(|(i, h)| activated(Activation::Silu, h + f64::from(b_in[i % d_ff])) as f32)
-                .collect();
-            let expected: Vec<f64> = product(&multiplied(path, &hidden), &w_out, d_ff)
-                .into_iter()
-                .enumerate()
-                .map(|(i, y)| y + f64::from(b_out[i % d_model]) + f64::from(residual.as_slice()[i]))
-                .collect();
-            // A hidden unit on the border between two bf16 may fall to either side.
-            let limit = if multiplies_bf16(path) { 1e-3 } else { 3e-6 };
-            let what = format!("{m}×{d_model}×{d_ff} on {path}");
-            assert_within(limit, &what, found.as_slice(), &expected);
+        for (case, size) in sizes.into_iter().enumerate() {
+            check_ffn(device, path, size, case % 2 == 0);
+            check_ffn(device, path, size, case % 2 == 1);
         }
     });
+}
+
+/// A random FFN against the formula.
+fn check_ffn(
+    device: &CpuDevice,
+    path: &str,
+    (m, d_model, d_ff): (usize, usize, usize),
+    is_gated: bool,
+) {
+    let mut random = Random(7);
+    let (x, residual) = (random.tensor(m, d_model), random.tensor(m, d_model));
+    let mut layer = |n_out, n_in| {
+        let (w, b) = (random.short(n_out * n_in), random.numbers(n_out));
+        let host = matrix(n_out, n_in, &w, MatrixLayout::OutIn);
+        let loaded = device.load_matrix(&[host]).expect("load");
+        (w, b, loaded)
+    };
+    let (up, gate, down) = (
+        layer(d_ff, d_model),
+        layer(d_ff, d_model),
+        layer(d_model, d_ff),
+    );
+    fn weights<'a>(
+        (_, bias, weight): &'a (Vec<f32>, Vec<f32>, Matrix),
+    ) -> LinearWeights<'a, Matrix, Vec<f32>> {
+        LinearWeights {
+            weight,
+            bias: Some(bias),
+        }
+    }
+    let ffn = DenseFfn {
+        up: weights(&up),
+        gate: is_gated.then(|| weights(&gate)),
+        activation: Activation::Silu,
+        down: weights(&down),
+    };
+    let found = device.ffn(&x, &ffn, &residual).expect("ffn");
+    let linear = |x: &[f32], (w, b, _): &(Vec<f32>, Vec<f32>, Matrix)| -> Vec<f64> {
+        let products = product(&multiplied(path, x), w, x.len() / m).into_iter();
+        let bias = b.iter().map(|&b| f64::from(b)).cycle();
+        products.zip(bias).map(|(y, b)| y + b).collect()
+    };
+    let silu = |x| activated(Activation::Silu, x);
+    let (ups, gates) = (linear(x.as_slice(), &up), linear(x.as_slice(), &gate));
+    let hidden: Vec<f32> = (ups.into_iter().zip(gates))
+        .map(|(up, gate)| if is_gated { up * silu(gate) } else { silu(up) } as f32)
+        .collect();
+    let expected: Vec<f64> = (linear(&hidden, &down).into_iter().zip(residual.as_slice()))
+        .map(|(y, &r)| y + f64::from(r))
+        .collect();
+    // A hidden unit on the border between two bf16 may fall to either side.
+    let limit = if multiplies_bf16(path) { 1e-3 } else { 3e-6 };
+    let what = format!("{m}×{d_model}×{d_ff} on {path}, gated: {is_gated}");
+    assert_within(limit, &what, found.as_slice(), &expected);
 }
 
 #[test]
@@ -134,8 +154,13 @@ fn matrices_without_inputs_give_what_is_added() {
             weight,
             bias: Some(bias),
         };
-        let (up, down_weights) = (weights(&up, &none), weights(&down, &bias));
-        let y = device.ffn(&x, up, Activation::Gelu, down_weights, &residual);
+        let ffn = DenseFfn {
+            up: weights(&up, &none),
+            gate: None,
+            activation: Activation::Gelu,
+            down: weights(&down, &bias),
+        };
+        let y = device.ffn(&x, &ffn, &residual);
         let expected = [1.5, 1.0, 0.5, 1.5, 1.0, 0.5];
         assert_eq!(y.expect("ffn").as_slice(), expected, "{path}");
         let nothing = Tensor::new(2, 0, vec![]);

@@ -46,7 +46,7 @@ fn disagreeing_shapes_are_errors_that_name_the_dimension() {
     }];
     assert!(
         device
-            .embed(&rows)
+            .embed(&rows, None)
             .unwrap_err()
             .to_string()
             .contains("n_rows")

@@ -22,6 +22,9 @@ fn norms_match_f64() {
                     bias: with_bias,
                 };
                 let found = device.norm(&x, &norm).expect("norm");
+                let mut same = x.clone();
+                device.norm_in_place(&mut same, &norm).expect("norm");
+                assert_eq!(same, found, "in place, {kind:?} of {n} on {path}");
                 let mut expected = Vec::new();
                 for row in x.as_slice().chunks_exact(n) {
                     let row: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();
@@ -43,6 +46,44 @@ fn norms_match_f64() {
                 );
             }
         }
+    });
+}
+
+#[test]
+fn sums_are_normalised_as_if_they_had_been_stored() {
+    on_every_path(|device, path| {
+        let mut random = Random(6);
+        let n = 37;
+        let norm = Norm {
+            kind: NormKind::Layer,
+            eps: 1e-5,
+            weight: random.numbers(n),
+            bias: Some(random.numbers(n)),
+        };
+        let (x, residual, bias) = (random.tensor(5, n), random.tensor(5, n), random.numbers(n));
+        let plain: Vec<f32> = (0..5 * n)
+            .map(|i| x.as_slice()[i] + residual.as_slice()[i] + bias[i % n])
+            .collect();
+        let mut sum = x.clone();
+        device
+            .add(&mut sum, &residual, Some(&bias), None)
+            .expect("add");
+        assert_eq!(sum.as_slice(), plain, "{path}");
+        let mut found = x;
+        device
+            .add(&mut found, &residual, Some(&bias), Some(&norm))
+            .expect("add");
+        assert_eq!(found, device.norm(&sum, &norm).expect("norm"), "{path}");
+
+        let table = HostTensor::from_f32(vec![5, n], residual.as_slice());
+        let rows = [EmbeddingRows {
+            table: &device.load_exact_table(&table).expect("load"),
+            row_idx: &[4, 0, 2],
+            scale: 2.0,
+        }];
+        let plain = device.embed(&rows, None).expect("embed");
+        let found = device.embed(&rows, Some(&norm)).expect("embed");
+        assert_eq!(found, device.norm(&plain, &norm).expect("norm"), "{path}");
     });
 }
 
@@ -70,7 +111,7 @@ fn embed_and_pool_match_their_formulas() {
                 scale: 1.0,
             },
         ];
-        let x = device.embed(&parts).expect("embed");
+        let x = device.embed(&parts, None).expect("embed");
         let expected: Vec<f64> = (0..4 * 9)
             .map(|i| {
                 let (word, position) = (ids[i / 9] as usize, at[i / 9] as usize);

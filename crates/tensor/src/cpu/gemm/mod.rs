@@ -66,6 +66,9 @@ pub(crate) struct Product<'a, K: Kernel> {
     pub(crate) groups: &'a [RowTiles],
     /// Weights of each group, all of the same `n_in`.
     pub(crate) weights: &'a (dyn Fn(usize) -> Weights<'a, K::Weight> + Sync),
+    /// Of the gate, where a group has one: its activation is the factor of the results, which have
+    /// none of their own then.
+    pub(crate) gates: &'a (dyn Fn(usize) -> Option<Weights<'a, K::Weight>> + Sync),
     pub(crate) activation: Activation,
     pub(crate) out: Out<'a, K::A>,
 }
@@ -170,6 +173,7 @@ unsafe fn gemm_of<K: Kernel>(
             a,
             groups,
             weights: &|_| Weights::new(w, bias),
+            gates: &|_| None,
             activation,
             out: Out::Rows(out.part(&part, w.n_out())),
         };
@@ -295,8 +299,13 @@ impl<K: Kernel> IsaWork for PieceWork<'_, '_, K> {
         let (product, piece) = (self.product, self.piece);
         let rows = &product.groups[piece.group_idx];
         let weights = (product.weights)(piece.group_idx);
+        let gates = (product.gates)(piece.group_idx);
         let at_once = panels_at_once(K::ISA, rows.height());
-        let mut staged = [[0.0; LANES]; MAX_VECTORS];
+        // Sums of the weights, and of the gates.
+        let mut staged = [[[0.0; LANES]; MAX_VECTORS]; 2];
+        let is_staged = gates.is_some()
+            || product.activation != Activation::Identity
+            || matches!(product.out, Out::Packed(_));
         let mut panel_idx = piece.panels.start;
         while panel_idx < piece.panels.end {
             let left = piece.panels.end - panel_idx;
@@ -305,24 +314,36 @@ impl<K: Kernel> IsaWork for PieceWork<'_, '_, K> {
             for (i, tile_idx) in piece.tiles.clone().enumerate() {
                 let rows = rows.tile(tile_idx);
                 let n_fetched = i * Ahead::n_bytes(weights.panels.n_steps());
-                let staged = &mut staged[..rows.len() * n_panels];
-                let tile = Tile {
-                    product,
-                    weights: &weights,
-                    first_row: rows.start,
-                    panel_idx,
-                    ahead: Ahead::of(next, n_fetched),
-                    staged: staged.as_mut_ptr(),
-                };
-                // SAFETY: the machine has `K::ISA` and `out` has room by the caller's promise,
-                // `n_panels` is as `with_tile` asks, and `staged` is of the tile's size.
-                unsafe { with_tile::<K>(rows.len(), n_panels, &tile) };
-                if product.is_staged() {
-                    activate(product.activation, staged.as_flattened_mut());
-                    let n_out = weights.panels.n_out;
-                    // SAFETY: the caller's promise.
-                    unsafe { product.out.put::<K>(rows, panel_idx * LANES, n_out, staged) };
+                let n_vectors = rows.len() * n_panels;
+                let layers = [Some(&weights), gates.as_ref()];
+                for (weights, staged) in layers.into_iter().flatten().zip(&mut staged) {
+                    let tile = Tile {
+                        product,
+                        weights,
+                        first_row: rows.start,
+                        panel_idx,
+                        ahead: Ahead::of(next, n_fetched),
+                        staged: is_staged.then_some(staged[..n_vectors].as_mut_ptr()),
+                    };
+                    // SAFETY: the machine has `K::ISA` and `out` has room by the caller's promise,
+                    // `n_panels` is as `with_tile` asks, and `staged` is of the tile's size.
+                    unsafe { with_tile::<K>(rows.len(), n_panels, &tile) };
                 }
+                if !is_staged {
+                    continue;
+                }
+                let [sums, factors] = staged.each_mut().map(|s| &mut s[..n_vectors]);
+                if gates.is_some() {
+                    let factors = factors.as_flattened_mut();
+                    activate(product.activation, factors);
+                    let sums = sums.as_flattened_mut().iter_mut();
+                    sums.zip(factors).for_each(|(x, f)| *x *= *f);
+                } else {
+                    activate(product.activation, sums.as_flattened_mut());
+                }
+                let (col, n_out) = (panel_idx * LANES, weights.panels.n_out);
+                // SAFETY: the caller's promise.
+                unsafe { product.out.put::<K>(rows, col, n_out, sums) };
             }
             panel_idx += n_panels;
         }
@@ -366,8 +387,8 @@ struct Tile<'p, 'a, K: Kernel> {
     panel_idx: usize,
     /// Part of the panels that come next.
     ahead: Ahead,
-    /// `[rows, panels]`: where sums go that are not finished in registers.
-    staged: *mut [f32; LANES],
+    /// `[rows, panels]`: where sums go if they are not finished in registers.
+    staged: Option<*mut [f32; LANES]>,
 }
 
 impl<K: Kernel> TileWork<K> for Tile<'_, '_, K> {
@@ -398,21 +419,15 @@ impl<K: Kernel> TileWork<K> for Tile<'_, '_, K> {
             for (p, sums) in sums.into_iter().enumerate() {
                 // SAFETY: `out` has room by the caller's promise, and `staged` for the tile.
                 unsafe {
-                    match &self.product.out {
-                        Out::Rows(out) if !self.product.is_staged() => {
+                    match (self.staged, &self.product.out) {
+                        (Some(staged), _) => sums.store(staged.add(r * P + p).cast()),
+                        (None, Out::Rows(out)) => {
                             out.put(self.first_row + r, col(p), panels.n_out, sums);
                         }
-                        _ => sums.store(self.staged.add(r * P + p).cast()),
+                        (None, Out::Packed(_)) => unreachable!("packed results are staged"),
                     }
                 }
             }
         }
-    }
-}
-
-impl<K: Kernel> Product<'_, K> {
-    /// Whether sums pass through memory on their way: to be changed or to be packed.
-    fn is_staged(&self) -> bool {
-        self.activation != Activation::Identity || matches!(self.out, Out::Packed(_))
     }
 }

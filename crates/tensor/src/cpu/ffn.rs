@@ -1,0 +1,161 @@
+//! The FFN: two products with the hidden units packed in between, for one matrix or for the
+//! experts of a layer.
+
+use super::compute::{Compute, ProductScratch};
+use super::gemm::kernel::Kernel;
+use super::gemm::rows::{RowTiles, Rows, pack};
+use super::gemm::{Out, OutRows, Product, Weights, parts, with_kernel};
+use super::panels::{Element, Matrix};
+use super::parallel::{Parallel, SharedMut};
+use crate::device::{Activation, LinearWeights};
+
+/// Bytes of packed hidden units per thread between the two products of an FFN: what the last-level
+/// cache holds. Less would have the weights of experts with few rows read more than once.
+const HIDDEN_BYTES: usize = 4 << 20;
+
+/// The weights of an FFN, all of one dtype.
+#[derive(Clone, Copy)]
+pub(crate) struct FfnWeights<'a> {
+    /// `[d_ff, d_model]`
+    pub(crate) up: Layer<'a>,
+    /// `[d_ff, d_model]`: its activation is the factor of the hidden units.
+    pub(crate) gate: Option<Layer<'a>>,
+    /// `[d_model, d_ff]`
+    pub(crate) down: Layer<'a>,
+}
+
+/// The weights of one linear layer.
+#[derive(Clone, Copy)]
+pub(crate) struct Layer<'a> {
+    pub(crate) matrix: &'a Matrix,
+    pub(crate) bias: Option<&'a [f32]>,
+}
+
+impl<'a> Layer<'a> {
+    pub(crate) fn of(linear: &LinearWeights<'a, Matrix, Vec<f32>>) -> Self {
+        Self {
+            matrix: linear.weight,
+            bias: linear.bias.map(Vec::as_slice),
+        }
+    }
+
+    fn weights<E: Element>(&self) -> Weights<'a, E> {
+        Weights::new(self.matrix, self.bias)
+    }
+}
+
+/// The FFN of every row, each group of rows with weights of its own, which are of one dtype and
+/// shape.
+///
+/// # Safety
+/// As [`Product::run`].
+pub(crate) unsafe fn ffn<'a>(
+    compute: &Compute,
+    scratch: &mut ProductScratch,
+    rows: Rows<'_>,
+    groups: &[RowTiles],
+    weights: &(dyn Fn(usize) -> FfnWeights<'a> + Sync),
+    activation: Activation,
+    out: &OutRows<'_>,
+) {
+    let parallel = &compute.parallel;
+    // SAFETY: the kernel is for this machine's instructions; the rest is the caller's promise.
+    unsafe {
+        with_kernel!(compute.isa, weights(0).up.matrix, K => {
+            ffn_of::<K>(parallel, scratch, rows, groups, weights, activation, out);
+        });
+    }
+}
+
+/// # Safety
+/// As [`ffn`], where `K::ISA` is available.
+unsafe fn ffn_of<'a, K: Kernel>(
+    parallel: &Parallel,
+    scratch: &mut ProductScratch,
+    rows: Rows<'_>,
+    all: &[RowTiles],
+    weights: &(dyn Fn(usize) -> FfnWeights<'a> + Sync),
+    activation: Activation,
+    out: &OutRows<'_>,
+) {
+    let n_rows = all.iter().map(RowTiles::n_rows).sum();
+    let steps = |n: usize| n.div_ceil(K::Weight::STEP);
+    let n_out = weights(0).down.matrix.n_out();
+    let (n_steps, n_hidden_steps) = (steps(rows.n_cols), steps(weights(0).down.matrix.n_in()));
+    let ProductScratch {
+        a,
+        hidden,
+        groups,
+        pieces,
+    } = scratch;
+    let most_bytes = HIDDEN_BYTES * parallel.n_threads();
+    for part in parts(n_rows, n_hidden_steps * size_of::<K::A>(), most_bytes) {
+        groups.clear();
+        groups.extend(all.iter().map(|group| group.part(K::ISA, &part)));
+        let a = a.room(part.len() * n_steps);
+        pack::<K>(parallel, rows.part(&part), groups, a);
+        let hidden = hidden.room(part.len() * n_hidden_steps);
+        let up = Product::<K> {
+            a,
+            groups,
+            weights: &|g| weights(g).up.weights(),
+            gates: &|g| weights(g).gate.map(|gate| gate.weights()),
+            activation,
+            out: Out::Packed(SharedMut::new(hidden)),
+        };
+        // SAFETY: the instructions are the caller's promise, and `hidden` has room for the hidden
+        // units of these rows.
+        unsafe { up.run(parallel, pieces) };
+        let down = Product::<K> {
+            a: hidden,
+            groups,
+            weights: &|g| weights(g).down.weights(),
+            gates: &|_| None,
+            activation: Activation::Identity,
+            out: Out::Rows(out.part(&part, n_out)),
+        };
+        // SAFETY: the caller's promise.
+        unsafe { down.run(parallel, pieces) };
+    }
+}
+
+/// `out = ffn(x) + residual`
+///
+/// # Shapes
+/// - `x`: `[n_tokens, d_model]`
+/// - `residual`, `out`: `[n_tokens, n_out]`
+pub(crate) fn dense_ffn(
+    compute: &Compute,
+    x: &[f32],
+    weights: FfnWeights<'_>,
+    activation: Activation,
+    residual: &[f32],
+    out: &mut [f32],
+) {
+    let n_rows = out.len() / weights.down.matrix.n_out().max(1);
+    let groups = [RowTiles::new(compute.isa, 0..n_rows)];
+    let rows = Rows {
+        data: x,
+        n_cols: weights.up.matrix.n_in(),
+        idx: None,
+    };
+    let out = OutRows {
+        c: SharedMut::new(out),
+        idx: None,
+        gate: None,
+        residual: Some(residual),
+    };
+    let scratch = &mut compute.scratch().products;
+    // SAFETY: `out` has a row for every row of `x`.
+    unsafe {
+        ffn(
+            compute,
+            scratch,
+            rows,
+            &groups,
+            &|_| weights,
+            activation,
+            &out,
+        );
+    };
+}

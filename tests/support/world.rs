@@ -171,6 +171,7 @@ fn cpu(layout: Layout, end: Box<dyn Collective>) -> CpuDevice {
     let config = CpuConfig {
         dtype: layout.dtype,
         n_threads: layout.n_threads,
+        first_core: None,
         isa: layout.isa,
     };
     CpuDevice::new(config, end).expect("device")

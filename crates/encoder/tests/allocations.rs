@@ -40,6 +40,7 @@ fn a_forward_pass_allocates_nothing() {
         let config = CpuConfig {
             dtype,
             n_threads: 2,
+            first_core: None,
             isa: Isa::detect(),
         };
         let device = CpuDevice::new(config, Box::new(Solo)).expect("device");

@@ -11,7 +11,7 @@ use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::{ShardPlan, Strategy};
 use moeshard_encoder::spec::EncoderSpec;
 use moeshard_tensor::collective::{Collective, CollectiveError, Solo, in_process};
-use moeshard_tensor::cpu::{CpuConfig, Isa};
+use moeshard_tensor::cpu::{CpuConfig, Isa, cores};
 use moeshard_tensor::device::DeviceError;
 use moeshard_tensor::dtype::DType;
 
@@ -292,9 +292,12 @@ fn cpu_config(config: &EngineConfig, rank: usize) -> CpuConfig {
         config.n_threads / config.n_ranks,
         config.n_threads % config.n_ranks,
     );
+    // Threads are bound where they take every core: one rank's after the other's.
+    let takes_all = cores::n_allowed() == Some(config.n_threads) && share > 0;
     CpuConfig {
         dtype: config.dtype,
         n_threads: (share + usize::from(rank < rest)).max(1),
+        first_core: takes_all.then_some(rank * share + rank.min(rest)),
         isa: config.isa,
     }
 }
@@ -322,6 +325,31 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
+
+    #[test]
+    fn threads_are_bound_where_they_take_every_core() {
+        let Some(n_cores) = cores::n_allowed() else {
+            return; // a system that cannot bind them
+        };
+        let first_cores = |n_ranks: usize, n_threads: usize| -> Vec<_> {
+            let config = EngineConfig {
+                n_ranks,
+                strategy: Strategy::Sharded,
+                dtype: DType::F32,
+                n_threads,
+                sequence_capacity: None,
+                isa: Isa::Portable,
+            };
+            (0..n_ranks)
+                .map(|rank| cpu_config(&config, rank).first_core)
+                .collect()
+        };
+        assert_eq!(first_cores(1, n_cores), [Some(0)]);
+        let each: Vec<_> = (0..n_cores).map(Some).collect();
+        assert_eq!(first_cores(n_cores, n_cores), each);
+        assert_eq!(first_cores(1, n_cores + 1), [None]);
+        assert_eq!(first_cores(n_cores + 1, n_cores), vec![None; n_cores + 1]);
+    }
 
     /// A world in which one rank's first reduction fails, or panics.
     struct Breaking {

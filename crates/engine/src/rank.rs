@@ -88,6 +88,7 @@ fn run(
         ..
     } = set_up;
     let progress = |n_bytes| progress(n_bytes);
+    device.bind_caller();
     let loaded = Encoder::load(
         device,
         &model.spec,

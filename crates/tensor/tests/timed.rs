@@ -23,6 +23,7 @@ fn device(isa: Isa) -> CpuDevice {
     let config = CpuConfig {
         dtype: DTYPE,
         n_threads: 2,
+        first_core: None,
         isa,
     };
     CpuDevice::new(config, Box::new(Solo)).expect("a device")

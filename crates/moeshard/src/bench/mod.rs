@@ -28,6 +28,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
     let cpu = CpuConfig {
         dtype: dtype(model, compute),
         n_threads: compute.n_threads,
+        first_core: None,
         isa: Isa::detect(),
     };
     let bench = Bench::load(model, compute, cpu).with_context(|| opened.place.clone())?;

@@ -101,6 +101,7 @@ fn on_rank(
     let config = CpuConfig {
         dtype: dtype(model, compute),
         n_threads: (n_threads / n_ranks).max(1),
+        first_core: None,
         isa: Isa::detect(),
     };
     let device = CpuDevice::new(config, collective)?;

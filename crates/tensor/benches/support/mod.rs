@@ -14,6 +14,7 @@ pub(crate) fn device(dtype: DType) -> CpuDevice {
     let config = CpuConfig {
         dtype,
         n_threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        first_core: None,
         isa: Isa::detect(),
     };
     CpuDevice::new(config, Box::new(Solo)).expect("device")

@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytemuck::Pod;
 
+use super::CpuConfig;
 use super::experts::Dispatch;
 use super::gemm::Piece;
 use super::gemm::rows::RowTiles;
@@ -54,10 +55,10 @@ pub(crate) struct ProductScratch {
 pub(crate) struct Buffer(Vec<f32>);
 
 impl Compute {
-    pub(crate) fn new(isa: Isa, n_threads: usize) -> Result<Self, DeviceError> {
-        let parallel = Parallel::new(n_threads)?;
+    pub(crate) fn new(config: &CpuConfig) -> Result<Self, DeviceError> {
+        let parallel = Parallel::new(config.n_threads, config.first_core)?;
         Ok(Self {
-            isa,
+            isa: config.isa,
             parallel,
             arena: Arena::default(),
             scratch: Mutex::default(),

@@ -2,6 +2,7 @@
 
 mod attention;
 mod compute;
+pub mod cores;
 mod experts;
 mod ffn;
 mod gemm;
@@ -48,6 +49,9 @@ pub struct CpuConfig {
     pub dtype: DType,
     /// Threads that share every operation.
     pub n_threads: usize,
+    /// The first of as many cores, among those that the process may use, that threads are bound to;
+    /// `None` leaves them to the system.
+    pub first_core: Option<usize>,
     /// Which kernels to use.
     pub isa: Isa,
 }
@@ -91,13 +95,21 @@ impl CpuDevice {
             let message = format!("this machine has no {} instructions", config.isa);
             return Err(DeviceError::SetUp(message));
         }
-        let compute = Compute::new(config.isa, config.n_threads)?;
+        let compute = Compute::new(&config)?;
         Ok(Self {
             config,
             compute,
             collective,
             counters: Arc::default(),
         })
+    }
+
+    /// Binds the calling thread, which is to run the operations, to the first of the device's
+    /// cores, if it has any. The device's own threads are bound already.
+    pub fn bind_caller(&self) {
+        if let Some(core) = self.config.first_core {
+            cores::bind(core);
+        }
     }
 
     /// The counters, for readers on other threads.

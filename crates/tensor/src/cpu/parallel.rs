@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::cores;
 use crate::device::DeviceError;
 
 /// How long a worker looks for work before it sleeps: longer than the gaps between the operations
@@ -62,7 +63,9 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 impl Parallel {
-    pub(crate) fn new(n_threads: usize) -> Result<Self, DeviceError> {
+    /// `n_threads` with the caller's; the others are bound to cores after `first_core`, if there is
+    /// one.
+    pub(crate) fn new(n_threads: usize, first_core: Option<usize>) -> Result<Self, DeviceError> {
         let n_workers = n_threads.saturating_sub(1);
         let nothing: &'static Pieces<'static> = &|_| {};
         let shared = Arc::new(Shared {
@@ -82,7 +85,12 @@ impl Parallel {
             let shared = Arc::clone(&parallel.shared);
             let worker = thread::Builder::new()
                 .name(format!("compute-{worker_idx}"))
-                .spawn(move || shared.work(worker_idx))
+                .spawn(move || {
+                    if let Some(core) = first_core {
+                        cores::bind(core + 1 + worker_idx);
+                    }
+                    shared.work(worker_idx);
+                })
                 .map_err(|e| DeviceError::SetUp(format!("{n_threads} compute threads: {e}")))?;
             parallel.workers.push(worker);
         }
@@ -275,7 +283,7 @@ mod tests {
     #[test]
     fn every_piece_runs_once_whoever_is_awake() {
         for n_threads in [1, 2, 5] {
-            let parallel = Parallel::new(n_threads).expect("threads");
+            let parallel = Parallel::new(n_threads, None).expect("threads");
             for round in 0..2000 {
                 let n = round % 17;
                 let counts: Vec<_> = (0..n).map(|_| AtomicUsize::new(0)).collect();
@@ -296,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_panic_reaches_the_caller_and_the_threads_go_on() {
-        let parallel = Parallel::new(3).expect("threads");
+        let parallel = Parallel::new(3, None).expect("threads");
         for bad in 0..20 {
             let run = || parallel.for_each(20, |i| assert_ne!(i, bad, "the piece that fails"));
             assert!(catch_unwind(AssertUnwindSafe(run)).is_err());

@@ -16,6 +16,7 @@ fn disagreeing_shapes_are_errors_that_name_the_dimension() {
     let config = CpuConfig {
         dtype: DType::F32,
         n_threads: 1,
+        first_core: None,
         isa: Isa::detect(),
     };
     let device = CpuDevice::new(config, Box::new(Solo)).expect("device");
@@ -73,6 +74,7 @@ fn weights_that_are_not_numbers_are_refused() {
         let config = CpuConfig {
             dtype,
             n_threads: 2,
+            first_core: None,
             isa: Isa::detect(),
         };
         let device = CpuDevice::new(config, Box::new(Solo)).expect("device");
@@ -113,6 +115,7 @@ fn overlapping_segments_are_refused() {
     let config = CpuConfig {
         dtype: DType::F32,
         n_threads: 2,
+        first_core: None,
         isa: Isa::Portable,
     };
     let device = CpuDevice::new(config, Box::new(Solo)).expect("device");

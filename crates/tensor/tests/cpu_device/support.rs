@@ -42,6 +42,7 @@ pub(crate) fn on_every_path(check: impl Fn(&CpuDevice, &str)) {
                 let config = CpuConfig {
                     dtype,
                     n_threads,
+                    first_core: None,
                     isa,
                 };
                 let device = CpuDevice::new(config, Box::new(Solo)).expect("device");

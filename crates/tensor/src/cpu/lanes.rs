@@ -10,6 +10,11 @@ use std::arch::x86_64::*;
 /// Lanes of a register group; also the width of a weight panel.
 pub(crate) const LANES: usize = 16;
 
+/// Values that begin where a cache line does, so that no load of sixteen lanes needs two.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Aligned<T>(pub(crate) T);
+
 /// Sixteen f32 values.
 ///
 /// # Safety

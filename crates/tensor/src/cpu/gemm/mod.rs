@@ -18,7 +18,7 @@ pub(crate) use out::{Out, OutRows};
 use rows::{RowTiles, Rows, pack};
 
 use super::compute::{Compute, ProductScratch};
-use super::lanes::{LANES, Lanes};
+use super::lanes::{Aligned, LANES, Lanes};
 use super::math::activate;
 use super::panels::{Element, Matrix, Panels};
 use super::parallel::{Parallel, SharedMut};
@@ -299,13 +299,16 @@ impl<K: Kernel> IsaWork for PieceWork<'_, '_, K> {
         let (product, piece) = (self.product, self.piece);
         let rows = &product.groups[piece.group_idx];
         let weights = (product.weights)(piece.group_idx);
-        let gates = (product.gates)(piece.group_idx);
+        let gate = (product.gates)(piece.group_idx);
+        let n_layers = 1 + usize::from(gate.is_some());
         let at_once = panels_at_once(K::ISA, rows.height());
         // Sums of the weights, and of the gates.
-        let mut staged = [[[0.0; LANES]; MAX_VECTORS]; 2];
-        let is_staged = gates.is_some()
+        let mut staged = Aligned([[[0.0; LANES]; MAX_VECTORS]; 2]);
+        let staged = &mut staged.0;
+        let is_staged = gate.is_some()
             || product.activation != Activation::Identity
             || matches!(product.out, Out::Packed(_));
+        let gate = gate.as_ref().unwrap_or(&weights);
         let mut panel_idx = piece.panels.start;
         while panel_idx < piece.panels.end {
             let left = piece.panels.end - panel_idx;
@@ -315,15 +318,16 @@ impl<K: Kernel> IsaWork for PieceWork<'_, '_, K> {
                 let rows = rows.tile(tile_idx);
                 let n_fetched = i * Ahead::n_bytes(weights.panels.n_steps());
                 let n_vectors = rows.len() * n_panels;
-                let layers = [Some(&weights), gates.as_ref()];
-                for (weights, staged) in layers.into_iter().flatten().zip(&mut staged) {
+                // A second one would be compiled a second time for every size of tile.
+                for layer in 0..n_layers {
+                    let staged = &mut staged[layer][..n_vectors];
                     let tile = Tile {
                         product,
-                        weights,
+                        weights: if layer == 0 { &weights } else { gate },
                         first_row: rows.start,
                         panel_idx,
                         ahead: Ahead::of(next, n_fetched),
-                        staged: is_staged.then_some(staged[..n_vectors].as_mut_ptr()),
+                        staged: is_staged.then_some(staged.as_mut_ptr()),
                     };
                     // SAFETY: the machine has `K::ISA` and `out` has room by the caller's promise,
                     // `n_panels` is as `with_tile` asks, and `staged` is of the tile's size.
@@ -332,14 +336,15 @@ impl<K: Kernel> IsaWork for PieceWork<'_, '_, K> {
                 if !is_staged {
                     continue;
                 }
-                let [sums, factors] = staged.each_mut().map(|s| &mut s[..n_vectors]);
-                if gates.is_some() {
-                    let factors = factors.as_flattened_mut();
-                    activate(product.activation, factors);
-                    let sums = sums.as_flattened_mut().iter_mut();
-                    sums.zip(factors).for_each(|(x, f)| *x *= *f);
-                } else {
-                    activate(product.activation, sums.as_flattened_mut());
+                let activated = staged[n_layers - 1][..n_vectors].as_flattened_mut();
+                activate(product.activation, activated);
+                let [sums, factors] = &mut *staged;
+                let sums = &mut sums[..n_vectors];
+                if n_layers == 2 {
+                    let factors = factors.as_flattened();
+                    for (x, factor) in sums.as_flattened_mut().iter_mut().zip(factors) {
+                        *x *= factor;
+                    }
                 }
                 let (col, n_out) = (panel_idx * LANES, weights.panels.n_out);
                 // SAFETY: the caller's promise.

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::kernel::{IsaWork, Kernel, MAX_ROWS, fetch, max_rows, on_isa};
 use crate::cpu::isa::Isa;
-use crate::cpu::lanes::LANES;
+use crate::cpu::lanes::{Aligned, LANES};
 use crate::cpu::panels::Element;
 use crate::cpu::parallel::{Parallel, SharedMut};
 
@@ -165,8 +165,9 @@ pub(super) unsafe fn put<'a, K: Kernel>(
     to: *mut K::A,
     n_steps: usize,
 ) {
-    let mut converted = [[bytemuck::Zeroable::zeroed(); LANES]; MAX_ROWS];
-    for (r, converted) in converted[..n_rows].iter_mut().enumerate() {
+    let mut converted = Aligned([[bytemuck::Zeroable::zeroed(); LANES]; MAX_ROWS]);
+    let converted = &mut converted.0[..n_rows];
+    for (r, converted) in converted.iter_mut().enumerate() {
         let row = row(r);
         // SAFETY: `convert` reads sixteen steps, which the row or the copy of it has.
         unsafe {
@@ -180,7 +181,7 @@ pub(super) unsafe fn put<'a, K: Kernel>(
         }
     }
     // SAFETY: the caller's promise.
-    unsafe { K::put_steps(&converted[..n_rows], n_steps, to) };
+    unsafe { K::put_steps(converted, n_steps, to) };
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::experts::Dispatch;
 use super::gemm::Piece;
 use super::gemm::rows::RowTiles;
 use super::isa::Isa;
+use super::pages::{Memory, zeroed};
 use super::parallel::Parallel;
 use super::positions::Positions;
 use super::tensor::{Arena, Tensor};
@@ -52,7 +53,7 @@ pub(crate) struct ProductScratch {
 
 /// Memory that only grows.
 #[derive(Default)]
-pub(crate) struct Buffer(Vec<f32>);
+pub(crate) struct Buffer(Memory<f32>);
 
 impl Compute {
     pub(crate) fn new(config: &CpuConfig) -> Result<Self, DeviceError> {
@@ -96,7 +97,7 @@ impl Buffer {
     pub(crate) fn room<A: Pod>(&mut self, n: usize) -> &mut [A] {
         let n_floats = (n * size_of::<A>()).div_ceil(size_of::<f32>());
         if self.0.len() < n_floats {
-            self.0.resize(n_floats, 0.0);
+            self.0 = zeroed(n_floats);
         }
         bytemuck::cast_slice_mut(&mut self.0[..n_floats])
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use half::{bf16, f16};
 
 use super::lanes::LANES;
-use super::pages::zeroed;
+use super::pages::{Memory, zeroed};
 use super::parallel::Parallel;
 use crate::checkpoint::HostTensor;
 use crate::device::{DeviceError, HostMatrix, MatrixLayout, Result};
@@ -60,7 +60,7 @@ pub(crate) struct Panels<E> {
     pub(crate) n_out: usize,
     pub(crate) n_in: usize,
     /// `[n_panels, n_steps, 16, STEP]`
-    data: Vec<E>,
+    data: Memory<E>,
 }
 
 impl<E: Element> Panels<E> {
@@ -87,7 +87,7 @@ impl<E: Element> Panels<E> {
     }
 
     pub(crate) fn n_bytes(&self) -> usize {
-        size_of_val(self.data.as_slice())
+        size_of_val(&*self.data)
     }
 
     /// Packs matrices stacked along `n_out`, panels in parallel.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::{bf16, f16};
 
-use super::pages::zeroed;
+use super::pages::{Memory, zeroed};
 use super::panels::{Element, all_finite, find_non_finite, read_run};
 use super::parallel::Parallel;
 use crate::checkpoint::HostTensor;
@@ -21,9 +21,9 @@ pub struct Table {
 
 #[derive(Debug)]
 enum Rows {
-    F32(Vec<f32>),
-    Bf16(Vec<bf16>),
-    F16(Vec<f16>),
+    F32(Memory<f32>),
+    Bf16(Memory<bf16>),
+    F16(Memory<f16>),
 }
 
 impl Table {
@@ -78,7 +78,7 @@ fn convert<E: Element>(
     host: &HostTensor<'_>,
     n_cols: usize,
     parallel: &Parallel,
-) -> Result<Vec<E>> {
+) -> Result<Memory<E>> {
     let mut out = zeroed(host.n_elements());
     let finite = AtomicBool::new(true);
     // Rows in groups, so that a piece of work is worth a task.

@@ -1,5 +1,6 @@
 //! Activations, in memory that goes round.
 
+use super::pages::{Memory, zeroed};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,7 +9,7 @@ pub struct Tensor {
     pub(crate) n_rows: usize,
     pub(crate) n_cols: usize,
     /// At least `n_rows · n_cols` long.
-    memory: Vec<f32>,
+    memory: Memory<f32>,
     /// Where the memory goes when the tensor is dropped.
     arena: Option<Arena>,
 }
@@ -16,7 +17,7 @@ pub struct Tensor {
 /// Memory of tensors that are gone, for those that come. After the largest batch has been seen, a
 /// forward pass allocates nothing.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Arena(Arc<Mutex<Vec<Vec<f32>>>>);
+pub(crate) struct Arena(Arc<Mutex<Vec<Memory<f32>>>>);
 
 impl Arena {
     /// A tensor of any content.
@@ -30,7 +31,7 @@ impl Arena {
     }
 
     /// The smallest memory that suffices; a new one replaces the largest that does not.
-    fn take(&self, n: usize) -> Vec<f32> {
+    fn take(&self, n: usize) -> Memory<f32> {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = (0..free.len()).filter(|&i| free[i].len() >= n);
         if let Some(best) = fits.min_by_key(|&i| free[i].len()) {
@@ -41,7 +42,7 @@ impl Arena {
         }
         drop(free);
         // An eighth of room for growth: batches differ a little in size.
-        super::pages::zeroed(n + n / 8)
+        zeroed(n + n / 8)
     }
 }
 
@@ -59,7 +60,7 @@ impl Tensor {
         Self {
             n_rows,
             n_cols,
-            memory: data,
+            memory: data.into(),
             arena: None,
         }
     }

@@ -421,16 +421,18 @@ impl<K: Kernel> TileWork<K> for Tile<'_, '_, K> {
             }
         }
         for (r, sums) in sums.into_iter().enumerate() {
-            for (p, sums) in sums.into_iter().enumerate() {
-                // SAFETY: `out` has room by the caller's promise, and `staged` for the tile.
-                unsafe {
-                    match (self.staged, &self.product.out) {
-                        (Some(staged), _) => sums.store(staged.add(r * P + p).cast()),
-                        (None, Out::Rows(out)) => {
-                            out.put(self.first_row + r, col(p), panels.n_out, sums);
+            // SAFETY: `out` has room by the caller's promise, and `staged` for the tile.
+            unsafe {
+                match (self.staged, &self.product.out) {
+                    (Some(staged), _) => {
+                        for (p, sums) in sums.into_iter().enumerate() {
+                            sums.store(staged.add(r * P + p).cast());
                         }
-                        (None, Out::Packed(_)) => unreachable!("packed results are staged"),
                     }
+                    (None, Out::Rows(out)) => {
+                        out.put(self.first_row + r, col(0), panels.n_out, sums);
+                    }
+                    (None, Out::Packed(_)) => unreachable!("packed results are staged"),
                 }
             }
         }

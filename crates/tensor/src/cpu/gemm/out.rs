@@ -48,10 +48,9 @@ impl<A> Out<'_, A> {
         unsafe {
             match self {
                 Out::Rows(out) => {
-                    for (i, y) in tile.iter().enumerate() {
-                        let col = first_col + i % n_panels * LANES;
-                        let y = K::Sums::load_f32(y.as_ptr());
-                        out.put(rows.start + i / n_panels, col, n_out, y);
+                    for (r, row) in rows.zip(tile.chunks_exact(n_panels)) {
+                        let row = row.iter().map(|y| K::Sums::load_f32(y.as_ptr()));
+                        out.put(r, first_col, n_out, row);
                     }
                 }
                 Out::Packed(out) => {
@@ -88,31 +87,40 @@ impl OutRows<'_> {
         }
     }
 
-    /// Stores sixteen columns of one row from `col` on, or as many as there are.
+    /// Stores columns of one row from `first_col` on, sixteen at a time or as many as there are.
     ///
     /// # Safety
     /// The machine has the instructions of `L`; the row is there, and nobody else has these columns
     /// of it.
     #[inline(always)]
-    pub(super) unsafe fn put<L: Lanes>(&self, row: usize, col: usize, n_out: usize, y: L) {
-        let gate = self.gate.map_or(1.0, |gate| gate[row]);
-        let at = self.idx.map_or(row, |idx| idx[row]) * n_out + col;
-        let width = LANES.min(n_out - col);
+    pub(super) unsafe fn put<L: Lanes>(
+        &self,
+        row: usize,
+        first_col: usize,
+        n_out: usize,
+        values: impl IntoIterator<Item = L>,
+    ) {
         // SAFETY: the caller's promise.
         unsafe {
-            // Adding zero gives −0 the sign that a sum of one expert's output has elsewhere.
-            let base = match self.residual {
-                Some(residual) => load_some::<L>(&residual[at..][..width]),
-                None => L::zero(),
-            };
-            let y = base.add_product(L::splat(gate), y);
-            let to = self.c.ptr().add(at);
-            if width == LANES {
-                y.store(to);
-            } else {
-                let mut lanes = [0.0; LANES];
-                y.store(lanes.as_mut_ptr());
-                std::slice::from_raw_parts_mut(to, width).copy_from_slice(&lanes[..width]);
+            let gate = L::splat(self.gate.map_or(1.0, |gate| gate[row]));
+            let start = self.idx.map_or(row, |idx| idx[row]) * n_out;
+            for (i, y) in values.into_iter().enumerate() {
+                let col = first_col + i * LANES;
+                let width = LANES.min(n_out - col);
+                // Adding zero gives −0 the sign that a sum of one expert's output has elsewhere.
+                let base = match self.residual {
+                    Some(residual) => load_some::<L>(&residual[start + col..][..width]),
+                    None => L::zero(),
+                };
+                let y = base.add_product(gate, y);
+                let to = self.c.ptr().add(start + col);
+                if width == LANES {
+                    y.store(to);
+                } else {
+                    let mut lanes = [0.0; LANES];
+                    y.store(lanes.as_mut_ptr());
+                    std::slice::from_raw_parts_mut(to, width).copy_from_slice(&lanes[..width]);
+                }
             }
         }
     }

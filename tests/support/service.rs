@@ -38,6 +38,7 @@ impl Service {
             strategy: Strategy::Sharded,
             dtype,
             n_threads: std::thread::available_parallelism().map_or(1, usize::from),
+            binds_threads: false,
             sequence_capacity: None,
             isa: Isa::detect(),
         };

@@ -36,6 +36,9 @@ pub struct EngineConfig {
     pub dtype: DType,
     /// Threads of all ranks together.
     pub n_threads: usize,
+    /// Whether threads that take every core are bound to one each. Several programs that do so on
+    /// the same cores slow each other down.
+    pub binds_threads: bool,
     /// Limit of an expert's tokens from one sequence.
     pub sequence_capacity: Option<usize>,
     /// Which kernels to use.
@@ -293,11 +296,11 @@ fn cpu_config(config: &EngineConfig, rank: usize) -> CpuConfig {
         config.n_threads % config.n_ranks,
     );
     // Threads are bound where they take every core: one rank's after the other's.
-    let takes_all = cores::n_allowed() == Some(config.n_threads) && share > 0;
+    let binds = config.binds_threads && share > 0 && cores::n_allowed() == Some(config.n_threads);
     CpuConfig {
         dtype: config.dtype,
         n_threads: (share + usize::from(rank < rest)).max(1),
-        first_core: takes_all.then_some(rank * share + rank.min(rest)),
+        first_core: binds.then_some(rank * share + rank.min(rest)),
         isa: config.isa,
     }
 }
@@ -337,6 +340,7 @@ mod tests {
                 strategy: Strategy::Sharded,
                 dtype: DType::F32,
                 n_threads,
+                binds_threads: true,
                 sequence_capacity: None,
                 isa: Isa::Portable,
             };
@@ -409,6 +413,7 @@ mod tests {
             strategy: Strategy::Sharded,
             dtype: DType::F32,
             n_threads: 3,
+            binds_threads: false,
             sequence_capacity: None,
             isa: Isa::detect(),
         }

@@ -88,7 +88,6 @@ fn run(
         ..
     } = set_up;
     let progress = |n_bytes| progress(n_bytes);
-    device.bind_caller();
     let loaded = Encoder::load(
         device,
         &model.spec,
@@ -105,6 +104,8 @@ fn run(
             return;
         }
     };
+    // Not before: the thread that reads the checkpoint ahead starts on the loader's cores.
+    encoder.device().bind_caller();
     let pooling = model.settings.pooling;
     // The mapped checkpoint goes with the last rank that has loaded.
     drop(model);

@@ -343,7 +343,7 @@ pub trait Device {
         residual: &Self::Tensor,
     ) -> Result<Self::Tensor>;
 
-    /// `x = norm(x + residual + bias)`, each of the last two and the norm if there is one.
+    /// `x = norm(x + residual + bias)`, with the bias and the norm that there are.
     fn add(
         &self,
         x: &mut Self::Tensor,

@@ -64,6 +64,11 @@ pub struct ComputeArgs {
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
 
+    /// Leave it to the system where threads run, for machines on which other programs compute as
+    /// well [default: threads that take every core are bound to one each]
+    #[arg(long)]
+    pub share_cores: bool,
+
     /// How weights are kept: f32, bf16 or f16 (float32, bfloat16 and float16 as well); sums are
     /// always f32. Where the machine multiplies bf16, activations are rounded to it as well
     /// [default: as the checkpoint stores them]

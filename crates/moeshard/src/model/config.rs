@@ -55,6 +55,8 @@ pub struct ComputeConfig {
     pub n_ranks: usize,
     /// Threads of all ranks together.
     pub n_threads: usize,
+    /// Whether other programs compute on the same cores.
+    pub shares_cores: bool,
     /// How weights are kept; `None` keeps the checkpoint's format.
     pub dtype: Option<DType>,
     /// How experts are laid out.
@@ -95,6 +97,7 @@ impl TryFrom<ComputeArgs> for ComputeConfig {
         Ok(Self {
             n_ranks,
             n_threads,
+            shares_cores: args.share_cores,
             dtype: args.dtype,
             strategy: strategy(args.experts.as_deref(), args.capacity_factor, n_ranks)?,
             sequence_capacity,

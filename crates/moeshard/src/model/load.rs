@@ -78,6 +78,7 @@ fn engine_config(model: &Model, compute: &ComputeConfig) -> EngineConfig {
         strategy: compute.strategy,
         dtype: dtype(model, compute),
         n_threads: compute.n_threads,
+        binds_threads: !compute.shares_cores,
         sequence_capacity: compute.sequence_capacity,
         isa: Isa::detect(),
     }

@@ -97,7 +97,8 @@ impl Buffer {
     pub(crate) fn room<A: Pod>(&mut self, n: usize) -> &mut [A] {
         let n_floats = (n * size_of::<A>()).div_ceil(size_of::<f32>());
         if self.0.len() < n_floats {
-            self.0 = zeroed(n_floats);
+            // An eighth of room for growth: batches differ a little in size.
+            self.0 = zeroed(n_floats + n_floats / 8);
         }
         bytemuck::cast_slice_mut(&mut self.0[..n_floats])
     }

@@ -1,4 +1,4 @@
-//! Which cores threads run on.
+//! Which cores (as the system counts them) threads run on.
 //!
 //! A thread that computes loses its caches when the scheduler moves it, and two of them on one core
 //! make every operation take twice as long, because all wait for the last piece.

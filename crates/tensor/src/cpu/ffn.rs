@@ -4,7 +4,7 @@
 use super::compute::{Compute, ProductScratch};
 use super::gemm::kernel::Kernel;
 use super::gemm::rows::{RowTiles, Rows, pack};
-use super::gemm::{Out, OutRows, Product, Weights, parts, with_kernel};
+use super::gemm::{Out, OutRows, Product, Weights, most_rows, parts, with_kernel};
 use super::panels::{Element, Matrix};
 use super::parallel::{Parallel, SharedMut};
 use crate::device::{Activation, LinearWeights};
@@ -48,7 +48,8 @@ impl<'a> Layer<'a> {
 /// shape.
 ///
 /// # Safety
-/// As [`Product::run`].
+/// As [`Product::run`]; of each group, `up` and the gate have as many outputs as `down` of the
+/// first has inputs.
 pub(crate) unsafe fn ffn<'a>(
     compute: &Compute,
     scratch: &mut ProductScratch,
@@ -89,19 +90,19 @@ unsafe fn ffn_of<'a, K: Kernel>(
         pieces,
     } = scratch;
     let most_bytes = HIDDEN_BYTES * parallel.n_threads();
-    for part in parts(n_rows, n_hidden_steps * size_of::<K::A>(), most_bytes) {
+    let most = most_rows(n_rows, n_hidden_steps * size_of::<K::A>(), most_bytes);
+    let (a, hidden) = (a.room(most * n_steps), hidden.room(most * n_hidden_steps));
+    for part in parts(n_rows, most) {
         groups.clear();
         groups.extend(all.iter().map(|group| group.part(K::ISA, &part)));
-        let a = a.room(part.len() * n_steps);
-        pack::<K>(parallel, rows.part(&part), groups, a);
-        let hidden = hidden.room(part.len() * n_hidden_steps);
+        pack::<K>(parallel, rows.part(&part), groups, &mut *a);
         let up = Product::<K> {
             a,
             groups,
             weights: &|g| weights(g).up.weights(),
             gates: &|g| weights(g).gate.map(|gate| gate.weights()),
             activation,
-            out: Out::Packed(SharedMut::new(hidden)),
+            out: Out::Packed(SharedMut::new(&mut *hidden)),
         };
         // SAFETY: the instructions are the caller's promise, and `hidden` has room for the hidden
         // units of these rows.
@@ -132,7 +133,10 @@ pub(crate) fn dense_ffn(
     residual: &[f32],
     out: &mut [f32],
 ) {
-    let n_rows = out.len() / weights.down.matrix.n_out().max(1);
+    let (up, down) = (weights.up.matrix, weights.down.matrix);
+    let n_gates = weights.gate.map_or(up.n_out(), |gate| gate.matrix.n_out());
+    assert_eq!([up.n_out(), n_gates], [down.n_in(); 2], "hidden units");
+    let n_rows = out.len() / down.n_out().max(1);
     let groups = [RowTiles::new(compute.isa, 0..n_rows)];
     let rows = Rows {
         data: x,
@@ -146,7 +150,7 @@ pub(crate) fn dense_ffn(
         residual: Some(residual),
     };
     let scratch = &mut compute.scratch().products;
-    // SAFETY: `out` has a row for every row of `x`.
+    // SAFETY: `out` has a row for every row of `x`, and the hidden units agree.
     unsafe {
         ffn(
             compute,

@@ -272,26 +272,25 @@ impl Device for CpuDevice {
     ) -> Result<Tensor> {
         let (w_in, w_out) = (ffn.up.weight, ffn.down.weight);
         let check = |dim, expected, got| check("ffn", dim, expected, got);
-        let layers = [
-            ("bias of up", "bytes of a weight", Some(&ffn.up)),
-            (
-                "bias of the gate",
-                "bytes of a weight of the gate",
-                ffn.gate.as_ref(),
-            ),
-            ("bias of down", "bytes of a weight of down", Some(&ffn.down)),
-        ];
+        let check_bias = |dim, linear: &LinearWeights<'_, Matrix, Vec<f32>>| {
+            let n_out = linear.weight.n_out();
+            check(dim, n_out, linear.bias.map_or(n_out, Vec::len))
+        };
         check("d_model of up", x.n_cols, w_in.n_in())?;
         check("d_ff", w_in.n_out(), w_out.n_in())?;
+        check("bytes of a weight", w_in.weight_size(), w_out.weight_size())?;
+        check_bias("bias of up", &ffn.up)?;
+        check_bias("bias of down", &ffn.down)?;
         if let Some(gate) = &ffn.gate {
-            check("d_model of the gate", x.n_cols, gate.weight.n_in())?;
-            check("d_ff of the gate", w_in.n_out(), gate.weight.n_out())?;
-        }
-        for (bias, weight_size, layer) in layers {
-            if let Some(LinearWeights { weight, bias: b }) = layer {
-                check(weight_size, w_in.weight_size(), weight.weight_size())?;
-                check(bias, weight.n_out(), b.map_or(weight.n_out(), Vec::len))?;
-            }
+            let w = gate.weight;
+            check("d_model of the gate", x.n_cols, w.n_in())?;
+            check("d_ff of the gate", w_in.n_out(), w.n_out())?;
+            check(
+                "bytes of a weight of the gate",
+                w_in.weight_size(),
+                w.weight_size(),
+            )?;
+            check_bias("bias of the gate", gate)?;
         }
         check("residual rows", x.n_rows, residual.n_rows)?;
         check("residual columns", w_out.n_out(), residual.n_cols)?;

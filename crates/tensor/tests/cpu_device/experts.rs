@@ -1,7 +1,7 @@
 //! The expert layer.
 
 use moeshard_tensor::checkpoint::HostTensor;
-use moeshard_tensor::cpu::{CpuDevice, Tensor};
+use moeshard_tensor::cpu::{CpuDevice, Experts, Tensor};
 use moeshard_tensor::device::{
     Activation, Device, DeviceError, ExpertSlice, MatrixLayout, Routing,
 };
@@ -20,6 +20,33 @@ struct Layer {
     w_out: Vec<Vec<f32>>,
     /// `[d_model]`
     b_out: Vec<Vec<f32>>,
+}
+
+impl Layer {
+    fn random(random: &mut Random, d_model: usize, f: usize) -> Self {
+        Self {
+            w_in: (0..N_EXPERTS).map(|_| random.short(f * d_model)).collect(),
+            w_out: (0..N_EXPERTS).map(|_| random.short(f * d_model)).collect(),
+            b_in: (0..N_EXPERTS).map(|_| random.numbers(f)).collect(),
+            b_out: (0..N_EXPERTS).map(|_| random.numbers(d_model)).collect(),
+        }
+    }
+
+    fn load(&self, device: &CpuDevice) -> Experts {
+        let (d_model, f) = (self.b_out[0].len(), self.b_in[0].len());
+        let slices = (0..N_EXPERTS)
+            .map(|e| ExpertSlice {
+                expert_idx: e,
+                w_in: matrix(f, d_model, &self.w_in[e], MatrixLayout::OutIn),
+                b_in: Some(HostTensor::from_f32(vec![f], &self.b_in[e])),
+                w_out: matrix(d_model, f, &self.w_out[e], MatrixLayout::InOut),
+                b_out: Some(HostTensor::from_f32(vec![d_model], &self.b_out[e])),
+            })
+            .collect();
+        device
+            .load_experts(N_EXPERTS, slices, Activation::Relu)
+            .expect("load")
+    }
 }
 
 /// The expert layer written as its formula, with ReLU, one choice after the other.
@@ -56,24 +83,8 @@ fn check_layer(
     routings: &[fn(usize) -> u32],
 ) {
     let mut random = Random(4);
-    let layer = Layer {
-        w_in: (0..N_EXPERTS).map(|_| random.short(f * d_model)).collect(),
-        w_out: (0..N_EXPERTS).map(|_| random.short(f * d_model)).collect(),
-        b_in: (0..N_EXPERTS).map(|_| random.numbers(f)).collect(),
-        b_out: (0..N_EXPERTS).map(|_| random.numbers(d_model)).collect(),
-    };
-    let slices = (0..N_EXPERTS)
-        .map(|e| ExpertSlice {
-            expert_idx: e,
-            w_in: matrix(f, d_model, &layer.w_in[e], MatrixLayout::OutIn),
-            b_in: Some(HostTensor::from_f32(vec![f], &layer.b_in[e])),
-            w_out: matrix(d_model, f, &layer.w_out[e], MatrixLayout::InOut),
-            b_out: Some(HostTensor::from_f32(vec![d_model], &layer.b_out[e])),
-        })
-        .collect();
-    let experts = device
-        .load_experts(N_EXPERTS, slices, Activation::Relu)
-        .expect("load");
+    let layer = Layer::random(&mut random, d_model, f);
+    let experts = layer.load(device);
     for (case, expert_of) in routings.iter().enumerate() {
         let x = random.tensor(n_tokens, d_model);
         let expert_idx: Vec<_> = (0..2 * n_tokens).map(expert_of).collect();
@@ -121,6 +132,44 @@ fn more_rows_than_are_multiplied_at_once_give_the_same() {
         _ => 3,
     };
     on_every_path(|device, path| check_layer(device, path, (3, 2500, 451), &[skewed]));
+}
+
+/// More than are multiplied at once even by three threads, the first of each part and the last.
+#[test]
+fn a_token_alone_and_among_many_is_bit_for_bit_the_same() {
+    const N_TOKENS: usize = 2600;
+    let (d_model, f) = (3, 2500);
+    on_every_path(|device, path| {
+        let mut random = Random(9);
+        let experts = Layer::random(&mut random, d_model, f).load(device);
+        let x = random.tensor(N_TOKENS, d_model);
+        let skewed = |token: usize| match token % 9 {
+            0 => (token % N_EXPERTS) as u32,
+            _ => 3,
+        };
+        let routing = Routing {
+            top_k: 1,
+            expert_idx: (0..N_TOKENS).map(skewed).collect(),
+            gate_weight: random.numbers(N_TOKENS),
+        };
+        let all = device.expert_ffn(&x, &routing, &experts).expect("experts");
+        for token in [0, 9, 18, 650, 867, 1299, 1300, 1733, 2599] {
+            let row = token * d_model..(token + 1) * d_model;
+            let alone = Tensor::new(1, d_model, x.as_slice()[row.clone()].to_vec());
+            let routing = Routing {
+                top_k: 1,
+                expert_idx: vec![routing.expert_idx[token]],
+                gate_weight: vec![routing.gate_weight[token]],
+            };
+            let alone = device.expert_ffn(&alone, &routing, &experts);
+            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(
+                bits(alone.expect("experts").as_slice()),
+                bits(&all.as_slice()[row]),
+                "token {token} on {path}"
+            );
+        }
+    });
 }
 
 #[test]

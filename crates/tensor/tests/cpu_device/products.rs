@@ -138,6 +138,54 @@ fn check_ffn(
 }
 
 #[test]
+fn a_row_alone_and_among_many_is_bit_for_bit_the_same() {
+    // More rows than three threads multiply at once.
+    let (m, n_in, n_hidden) = (1700, 1900, 4099);
+    on_every_path(|device, path| {
+        let mut random = Random(8);
+        let mut load = |n_out, n_in| {
+            let host = matrix(
+                n_out,
+                n_in,
+                &random.short(n_out * n_in),
+                MatrixLayout::OutIn,
+            );
+            device.load_matrix(&[host]).expect("load")
+        };
+        let wide = load(5, n_in);
+        let (up, gate, down) = (load(n_hidden, 3), load(n_hidden, 3), load(3, n_hidden));
+        let weights = |weight| LinearWeights { weight, bias: None };
+        let ffn = DenseFfn {
+            up: weights(&up),
+            gate: Some(weights(&gate)),
+            activation: Activation::Gelu,
+            down: weights(&down),
+        };
+        let (x, h) = (random.tensor(m, n_in), random.tensor(m, 3));
+        let rows_of = |x: &Tensor, row: usize| {
+            let n = x.as_slice().len() / m;
+            Tensor::new(1, n, x.as_slice()[row * n..(row + 1) * n].to_vec())
+        };
+        let linear = |x: &Tensor| device.linear(x, &wide, None, Activation::Identity, None);
+        let (y, z) = (
+            linear(&x).expect("linear"),
+            device.ffn(&h, &ffn, &h).expect("ffn"),
+        );
+        for row in [0, 11, 424, 425, 566, 849, 850, 1133, 1699] {
+            let what = format!("row {row} on {path}");
+            let alone = linear(&rows_of(&x, row)).expect("linear");
+            assert_eq!(alone, rows_of(&y, row), "linear, {what}");
+            let h = rows_of(&h, row);
+            assert_eq!(
+                device.ffn(&h, &ffn, &h).expect("ffn"),
+                rows_of(&z, row),
+                "ffn, {what}"
+            );
+        }
+    });
+}
+
+#[test]
 fn matrices_without_inputs_give_what_is_added() {
     on_every_path(|device, path| {
         let load = |n_out, n_in| {

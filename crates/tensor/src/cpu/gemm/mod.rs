@@ -163,12 +163,14 @@ unsafe fn gemm_of<K: Kernel>(
     } = &mut compute.scratch().products;
     let n_steps = rows.n_cols.div_ceil(K::Weight::STEP);
     let most_bytes = CACHED_BYTES * parallel.n_threads();
-    for part in parts(all.n_rows(), n_steps * size_of::<K::A>(), most_bytes) {
+    let n_rows = all.n_rows();
+    let most = most_rows(n_rows, n_steps * size_of::<K::A>(), most_bytes);
+    let a = a.room(most * n_steps);
+    for part in parts(n_rows, most) {
         let rows = rows.part(&part);
         groups.clear();
         groups.push(all.part(K::ISA, &part));
-        let a = a.room(part.len() * n_steps);
-        pack::<K>(parallel, rows, groups, a);
+        pack::<K>(parallel, rows, groups, &mut *a);
         let product = Product::<K> {
             a,
             groups,
@@ -182,14 +184,15 @@ unsafe fn gemm_of<K: Kernel>(
     }
 }
 
-/// Parts of `n_rows` rows of `row_bytes` each, nearly equal, of at most `most_bytes`.
-pub(crate) fn parts(
-    n_rows: usize,
-    row_bytes: usize,
-    most_bytes: usize,
-) -> impl Iterator<Item = Range<usize>> + use<> {
-    let most = most_bytes / row_bytes.max(1);
-    let n_parts = n_rows.div_ceil(most.max(LEAST_ROWS));
+/// How many of `n_rows` rows, of `row_bytes` each, are multiplied at once: as many as `most_bytes`
+/// hold, but at least [`LEAST_ROWS`].
+pub(crate) fn most_rows(n_rows: usize, row_bytes: usize, most_bytes: usize) -> usize {
+    n_rows.min((most_bytes / row_bytes.max(1)).max(LEAST_ROWS))
+}
+
+/// Parts of `n_rows` rows, nearly equal, of at most `most` each.
+pub(crate) fn parts(n_rows: usize, most: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    let n_parts = n_rows.div_ceil(most.max(1));
     (0..n_parts).map(move |i| i * n_rows / n_parts..(i + 1) * n_rows / n_parts)
 }
 
@@ -264,9 +267,7 @@ impl<K: Kernel> Product<'_, K> {
             }
         }
     }
-}
 
-impl<K: Kernel> Product<'_, K> {
     /// Distributes the pieces of groups of few rows evenly among the others: those wait for weights
     /// from memory, these compute, and at the same time they take less than one after the other.
     fn spread_skinny(&self, pieces: &mut [Piece]) {
@@ -293,13 +294,19 @@ struct PieceWork<'p, 'a, K: Kernel> {
     next: Option<&'p Piece>,
 }
 
+/// The weights of a piece, or those of its gate.
+struct PieceLayer<'a, E> {
+    weights: Weights<'a, E>,
+    /// Of the next piece.
+    next: Option<&'a Panels<E>>,
+}
+
 impl<K: Kernel> IsaWork for PieceWork<'_, '_, K> {
     #[inline(always)]
     unsafe fn run(&self) {
         let (product, piece) = (self.product, self.piece);
         let rows = &product.groups[piece.group_idx];
-        let weights = (product.weights)(piece.group_idx);
-        let gate = (product.gates)(piece.group_idx);
+        let (up, gate) = self.layers();
         let n_layers = 1 + usize::from(gate.is_some());
         let at_once = panels_at_once(K::ISA, rows.height());
         // Sums of the weights, and of the gates.
@@ -308,22 +315,24 @@ impl<K: Kernel> IsaWork for PieceWork<'_, '_, K> {
         let is_staged = gate.is_some()
             || product.activation != Activation::Identity
             || matches!(product.out, Out::Packed(_));
-        let gate = gate.as_ref().unwrap_or(&weights);
+        let gate = gate.as_ref().unwrap_or(&up);
+        let Panels { n_out, .. } = *up.weights.panels;
         let mut panel_idx = piece.panels.start;
         while panel_idx < piece.panels.end {
             let left = piece.panels.end - panel_idx;
             let n_panels = if left >= at_once { at_once } else { 1 };
-            let next = self.panels_after(&weights, panel_idx + n_panels, n_panels);
             for (i, tile_idx) in piece.tiles.clone().enumerate() {
                 let rows = rows.tile(tile_idx);
-                let n_fetched = i * Ahead::n_bytes(weights.panels.n_steps());
+                let n_fetched = i * Ahead::n_bytes(up.weights.panels.n_steps());
                 let n_vectors = rows.len() * n_panels;
                 // A second one would be compiled a second time for every size of tile.
                 for layer in 0..n_layers {
                     let staged = &mut staged[layer][..n_vectors];
+                    let layer = if layer == 0 { &up } else { gate };
+                    let next = self.panels_after(layer, panel_idx + n_panels, n_panels);
                     let tile = Tile {
                         product,
-                        weights: if layer == 0 { &weights } else { gate },
+                        weights: &layer.weights,
                         first_row: rows.start,
                         panel_idx,
                         ahead: Ahead::of(next, n_fetched),
@@ -346,9 +355,8 @@ impl<K: Kernel> IsaWork for PieceWork<'_, '_, K> {
                         *x *= factor;
                     }
                 }
-                let (col, n_out) = (panel_idx * LANES, weights.panels.n_out);
                 // SAFETY: the caller's promise.
-                unsafe { product.out.put::<K>(rows, col, n_out, sums) };
+                unsafe { product.out.put::<K>(rows, panel_idx * LANES, n_out, sums) };
             }
             panel_idx += n_panels;
         }
@@ -356,27 +364,41 @@ impl<K: Kernel> IsaWork for PieceWork<'_, '_, K> {
 }
 
 impl<'a, K: Kernel> PieceWork<'_, 'a, K> {
+    /// The weights, and the gate if there is one.
+    #[inline(always)]
+    fn layers(&self) -> (PieceLayer<'a, K::Weight>, Option<PieceLayer<'a, K::Weight>>) {
+        let Product { weights, gates, .. } = self.product;
+        let (here, next) = (self.piece.group_idx, self.next.map(|next| next.group_idx));
+        let up = PieceLayer {
+            weights: weights(here),
+            next: next.map(|group| weights(group).panels),
+        };
+        let gate = gates(here).map(|weights| PieceLayer {
+            weights,
+            next: next.and_then(gates).map(|gate| gate.panels),
+        });
+        (up, gate)
+    }
+
     /// The panels that are likely to be multiplied next: those that follow, or the first of the
     /// next piece.
+    #[inline(always)]
     fn panels_after(
         &self,
-        weights: &Weights<'a, K::Weight>,
+        layer: &PieceLayer<'a, K::Weight>,
         panel_idx: usize,
         n_panels: usize,
     ) -> &'a [K::Weight] {
         let end = self.piece.panels.end;
         if panel_idx < end {
-            return weights
-                .panels
-                .several(panel_idx..end.min(panel_idx + n_panels));
+            let panels = layer.weights.panels;
+            return panels.several(panel_idx..end.min(panel_idx + n_panels));
         }
-        match self.next {
-            Some(next) => {
-                let panels = (self.product.weights)(next.group_idx).panels;
-                let first = next.panels.start;
-                panels.several(first..next.panels.end.min(first + n_panels))
+        match (layer.next, self.next) {
+            (Some(panels), Some(Piece { panels: next, .. })) => {
+                panels.several(next.start..next.end.min(next.start + n_panels))
             }
-            None => &[],
+            _ => &[],
         }
     }
 }
@@ -430,7 +452,7 @@ impl<K: Kernel> TileWork<K> for Tile<'_, '_, K> {
                         }
                     }
                     (None, Out::Rows(out)) => {
-                        out.put(self.first_row + r, col(0), panels.n_out, sums);
+                        out.put(self.first_row + r, col(0), panels.n_out, &sums);
                     }
                     (None, Out::Packed(_)) => unreachable!("packed results are staged"),
                 }

@@ -48,9 +48,10 @@ impl<A> Out<'_, A> {
         unsafe {
             match self {
                 Out::Rows(out) => {
-                    for (r, row) in rows.zip(tile.chunks_exact(n_panels)) {
-                        let row = row.iter().map(|y| K::Sums::load_f32(y.as_ptr()));
-                        out.put(r, first_col, n_out, row);
+                    for (i, y) in tile.iter().enumerate() {
+                        let col = first_col + i % n_panels * LANES;
+                        let y = K::Sums::load_f32(y.as_ptr());
+                        out.put(rows.start + i / n_panels, col, n_out, &[y]);
                     }
                 }
                 Out::Packed(out) => {
@@ -98,21 +99,24 @@ impl OutRows<'_> {
         row: usize,
         first_col: usize,
         n_out: usize,
-        values: impl IntoIterator<Item = L>,
+        values: &[L],
     ) {
         // SAFETY: the caller's promise.
         unsafe {
             let gate = L::splat(self.gate.map_or(1.0, |gate| gate[row]));
             let start = self.idx.map_or(row, |idx| idx[row]) * n_out;
-            for (i, y) in values.into_iter().enumerate() {
+            for (i, &y) in values.iter().enumerate() {
                 let col = first_col + i * LANES;
                 let width = LANES.min(n_out - col);
-                // Adding zero gives −0 the sign that a sum of one expert's output has elsewhere.
-                let base = match self.residual {
-                    Some(residual) => load_some::<L>(&residual[start + col..][..width]),
-                    None => L::zero(),
+                // Added to zero first, as a token's sum over several experts is elsewhere.
+                let mut y = L::zero().add_product(gate, y);
+                y = match self.residual {
+                    Some(residual) => {
+                        let residual = load_some::<L>(&residual[start + col..][..width]);
+                        residual.add_product(y, L::splat(1.0))
+                    }
+                    None => L::zero().add_product(y, L::splat(1.0)),
                 };
-                let y = base.add_product(gate, y);
                 let to = self.c.ptr().add(start + col);
                 if width == LANES {
                     y.store(to);

@@ -169,10 +169,8 @@ fn run_on<D: Device>(
 
 fn cpu(layout: Layout, end: Box<dyn Collective>) -> CpuDevice {
     let config = CpuConfig {
-        dtype: layout.dtype,
-        n_threads: layout.n_threads,
-        first_core: None,
         isa: layout.isa,
+        ..CpuConfig::new(layout.dtype, layout.n_threads)
     };
     CpuDevice::new(config, end).expect("device")
 }

@@ -8,7 +8,7 @@ use moeshard_encoder::forward::{Encoder, RankBatch};
 use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::{ShardPlan, Strategy};
 use moeshard_tensor::collective::Solo;
-use moeshard_tensor::cpu::{CpuConfig, CpuDevice, Isa};
+use moeshard_tensor::cpu::{CpuConfig, CpuDevice};
 use moeshard_tensor::dtype::DType;
 
 /// Counts what all threads ask for.
@@ -37,12 +37,7 @@ fn a_forward_pass_allocates_nothing() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/mini");
     let model = Model::open(&folder).expect("models/mini");
     for dtype in [DType::F32, DType::BF16] {
-        let config = CpuConfig {
-            dtype,
-            n_threads: 2,
-            first_core: None,
-            isa: Isa::detect(),
-        };
+        let config = CpuConfig::new(dtype, 2);
         let device = CpuDevice::new(config, Box::new(Solo)).expect("device");
         let plan = ShardPlan {
             rank: 0,

@@ -21,10 +21,8 @@ const DTYPE: DType = DType::BF16;
 
 fn device(isa: Isa) -> CpuDevice {
     let config = CpuConfig {
-        dtype: DTYPE,
-        n_threads: 2,
-        first_core: None,
         isa,
+        ..CpuConfig::new(DTYPE, 2)
     };
     CpuDevice::new(config, Box::new(Solo)).expect("a device")
 }

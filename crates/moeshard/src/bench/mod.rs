@@ -8,7 +8,7 @@ mod report;
 use std::io::{self, Write};
 
 use anyhow::{Context, Result};
-use moeshard_tensor::cpu::{CpuConfig, Isa};
+use moeshard_tensor::cpu::CpuConfig;
 
 pub use args::{BenchArgs, BenchConfig, Shape, Until};
 
@@ -25,12 +25,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
     let compute = &config.model.compute;
     let opened = open(&config.model)?;
     let model = &opened.model;
-    let cpu = CpuConfig {
-        dtype: dtype(model, compute),
-        n_threads: compute.n_threads,
-        first_core: None,
-        isa: Isa::detect(),
-    };
+    let cpu = CpuConfig::new(dtype(model, compute), compute.n_threads);
     let bench = Bench::load(model, compute, cpu).with_context(|| opened.place.clone())?;
     // Before and after: what else runs may have slowed one of them down.
     let peak = Peak::measure(bench.device(), cpu.dtype);

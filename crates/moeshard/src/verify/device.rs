@@ -11,7 +11,7 @@ use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::ShardPlan;
 use moeshard_engine::placement::place;
 use moeshard_tensor::collective::{Collective, Solo, in_process};
-use moeshard_tensor::cpu::{CpuConfig, CpuDevice, Isa};
+use moeshard_tensor::cpu::{CpuConfig, CpuDevice};
 use moeshard_tensor::device::{Device, Routing};
 
 use crate::model::{ComputeConfig, dtype};
@@ -98,12 +98,7 @@ fn on_rank(
         rank: collective.rank(),
         world_size: n_ranks,
     };
-    let config = CpuConfig {
-        dtype: dtype(model, compute),
-        n_threads: (n_threads / n_ranks).max(1),
-        first_core: None,
-        isa: Isa::detect(),
-    };
+    let config = CpuConfig::new(dtype(model, compute), (n_threads / n_ranks).max(1));
     let device = CpuDevice::new(config, collective)?;
     let (spec, checkpoint) = (&model.spec, &model.checkpoint);
     let encoder = Encoder::load(device, spec, checkpoint, plan, sequence_capacity, &|_| {})?;

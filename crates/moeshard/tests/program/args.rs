@@ -19,13 +19,16 @@ fn serve(args: &[&str]) -> Result<ServeConfig, ArgError> {
     ServeConfig::try_from(serve_args(args))
 }
 
+/// That `serve` refuses `args` in one line that contains `expect`.
+#[track_caller]
+fn check(args: &[&str], expect: &str) {
+    let error = serve(args).expect_err(expect).to_string();
+    assert!(error.contains(expect), "{args:?}: {error}");
+    assert!(!error.contains('\n'), "{error}");
+}
+
 #[test]
 fn impossible_values_are_named_with_what_is_possible() {
-    let check = |args: &[&str], expect: &str| {
-        let error = serve(args).expect_err(expect).to_string();
-        assert!(error.contains(expect), "{args:?}: {error}");
-        assert!(!error.contains('\n'), "{error}");
-    };
     check(&["--ranks", "0"], "--ranks must be at least 1, got 0");
     check(&["--threads", "0"], "--threads must be at least 1, got 0");
     check(
@@ -63,6 +66,10 @@ fn impossible_values_are_named_with_what_is_possible() {
         &["--pooling", "max"],
         "--pooling must be cls, mean or last-token, got `max`",
     );
+}
+
+#[test]
+fn a_server_that_cannot_be_is_refused() {
     check(
         &["--hostname", "my.host"],
         "--hostname must be an IP address",

@@ -2,7 +2,7 @@
 
 use moeshard_tensor::checkpoint::HostTensor;
 use moeshard_tensor::collective::Solo;
-use moeshard_tensor::cpu::{CpuConfig, CpuDevice, Experts, Isa};
+use moeshard_tensor::cpu::{CpuConfig, CpuDevice, Experts};
 use moeshard_tensor::device::{Activation, Device, ExpertSlice, HostMatrix, MatrixLayout, Routing};
 use moeshard_tensor::dtype::DType;
 
@@ -11,12 +11,8 @@ pub(crate) const D_FF: usize = 3072;
 const N_EXPERTS: usize = 8;
 
 pub(crate) fn device(dtype: DType) -> CpuDevice {
-    let config = CpuConfig {
-        dtype,
-        n_threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        first_core: None,
-        isa: Isa::detect(),
-    };
+    let n_threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let config = CpuConfig::new(dtype, n_threads);
     CpuDevice::new(config, Box::new(Solo)).expect("device")
 }
 

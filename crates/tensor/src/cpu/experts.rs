@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::check;
 use super::compute::{Compute, Scratch};
-use super::ffn::{FfnWeights, Layer, ffn};
+use super::ffn::{FfnWeights, GroupedFfn, Layer};
 use super::gemm::OutRows;
 use super::gemm::rows::{RowTiles, Rows};
 use super::panels::{Matrix, all_finite, find_non_finite};
@@ -120,8 +120,6 @@ impl Experts {
             n_cols: d_model,
             idx: Some(&dispatch.token_of_slot),
         };
-        // The first stands in for an expert without rows.
-        let weights = |e: usize| self.experts[e].as_ref().unwrap_or(first).weights();
         // Where every token has one slot, its row can be stored where it belongs.
         let is_direct = dispatch.top_k == 1 && dispatch.n_slots() * d_model == out.len();
         // [n_slots, d_model], sorted by expert
@@ -130,15 +128,22 @@ impl Experts {
         } else {
             dispatch.n_slots() * d_model
         });
-        let to = OutRows {
-            c: SharedMut::new(if is_direct { &mut *out } else { &mut *slots }),
-            idx: rows.idx.filter(|_| is_direct),
-            gate: Some(&dispatch.gate_of_slot),
-            residual: None,
+        let ffn = GroupedFfn {
+            rows,
+            groups,
+            // The first stands in for an expert without rows.
+            weights: &|e| self.experts[e].as_ref().unwrap_or(first).weights(),
+            activation: self.activation,
+            out: OutRows {
+                c: SharedMut::new(if is_direct { &mut *out } else { &mut *slots }),
+                idx: rows.idx.filter(|_| is_direct),
+                gate: Some(&dispatch.gate_of_slot),
+                residual: None,
+            },
         };
-        let activation = self.activation;
-        // SAFETY: every slot has a row of its own, in `slots` or as the one of its token in `out`.
-        unsafe { ffn(compute, products, rows, groups, &weights, activation, &to) };
+        // SAFETY: every slot has a row of its own, in `slots` or as the one of its token in `out`;
+        // the slices of a layer are equally wide.
+        unsafe { ffn.run(compute, products) };
         if !is_direct {
             combine(&compute.parallel, slots, dispatch, d_model, out);
         }

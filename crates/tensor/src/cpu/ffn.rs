@@ -46,77 +46,81 @@ impl<'a> Layer<'a> {
 
 /// The FFN of every row, each group of rows with weights of its own, which are of one dtype and
 /// shape.
-///
-/// # Safety
-/// As [`Product::run`]; of each group, `up` and the gate have as many outputs as `down` of the
-/// first has inputs.
-pub(crate) unsafe fn ffn<'a>(
-    compute: &Compute,
-    scratch: &mut ProductScratch,
-    rows: Rows<'_>,
-    groups: &[RowTiles],
-    weights: &(dyn Fn(usize) -> FfnWeights<'a> + Sync),
-    activation: Activation,
-    out: &OutRows<'_>,
-) {
-    let parallel = &compute.parallel;
-    // SAFETY: the kernel is for this machine's instructions; the rest is the caller's promise.
-    unsafe {
-        with_kernel!(compute.isa, weights(0).up.matrix, K => {
-            ffn_of::<K>(parallel, scratch, rows, groups, weights, activation, out);
-        });
-    }
+pub(crate) struct GroupedFfn<'p, 'a> {
+    /// `[_, d_model]`
+    pub(crate) rows: Rows<'p>,
+    /// Rows of each group.
+    pub(crate) groups: &'p [RowTiles],
+    /// Weights of each group.
+    pub(crate) weights: &'p (dyn Fn(usize) -> FfnWeights<'a> + Sync),
+    pub(crate) activation: Activation,
+    pub(crate) out: OutRows<'p>,
 }
 
-/// # Safety
-/// As [`ffn`], where `K::ISA` is available.
-unsafe fn ffn_of<'a, K: Kernel>(
-    parallel: &Parallel,
-    scratch: &mut ProductScratch,
-    rows: Rows<'_>,
-    all: &[RowTiles],
-    weights: &(dyn Fn(usize) -> FfnWeights<'a> + Sync),
-    activation: Activation,
-    out: &OutRows<'_>,
-) {
-    let n_rows = all.iter().map(RowTiles::n_rows).sum();
-    let steps = |n: usize| n.div_ceil(K::Weight::STEP);
-    let n_out = weights(0).down.matrix.n_out();
-    let (n_steps, n_hidden_steps) = (steps(rows.n_cols), steps(weights(0).down.matrix.n_in()));
-    let ProductScratch {
-        a,
-        hidden,
-        groups,
-        pieces,
-    } = scratch;
-    let most_bytes = HIDDEN_BYTES * parallel.n_threads();
-    let most = most_rows(n_rows, n_hidden_steps * size_of::<K::A>(), most_bytes);
-    let (a, hidden) = (a.room(most * n_steps), hidden.room(most * n_hidden_steps));
-    for part in parts(n_rows, most) {
-        groups.clear();
-        groups.extend(all.iter().map(|group| group.part(K::ISA, &part)));
-        pack::<K>(parallel, rows.part(&part), groups, &mut *a);
-        let up = Product::<K> {
-            a,
-            groups,
-            weights: &|g| weights(g).up.weights(),
-            gates: &|g| weights(g).gate.map(|gate| gate.weights()),
+impl GroupedFfn<'_, '_> {
+    /// Computes it on all threads; `scratch` is memory to work in.
+    ///
+    /// # Safety
+    /// As [`Product::run`]; of each group, `up` and the gate have as many outputs as `down` of the
+    /// first has inputs.
+    pub(crate) unsafe fn run(&self, compute: &Compute, scratch: &mut ProductScratch) {
+        // SAFETY: the kernel is for this machine's instructions; the rest is the caller's promise.
+        unsafe {
+            with_kernel!(compute.isa, (self.weights)(0).up.matrix, K => {
+                self.run_on::<K>(&compute.parallel, scratch);
+            });
+        }
+    }
+
+    /// # Safety
+    /// As [`GroupedFfn::run`], where `K::ISA` is available.
+    unsafe fn run_on<K: Kernel>(&self, parallel: &Parallel, scratch: &mut ProductScratch) {
+        let Self {
+            rows,
+            groups: all,
+            weights,
             activation,
-            out: Out::Packed(SharedMut::new(&mut *hidden)),
-        };
-        // SAFETY: the instructions are the caller's promise, and `hidden` has room for the hidden
-        // units of these rows.
-        unsafe { up.run(parallel, pieces) };
-        let down = Product::<K> {
-            a: hidden,
+            out,
+        } = self;
+        let n_rows = all.iter().map(RowTiles::n_rows).sum();
+        let steps = |n: usize| n.div_ceil(K::Weight::STEP);
+        let n_out = weights(0).down.matrix.n_out();
+        let (n_steps, n_hidden_steps) = (steps(rows.n_cols), steps(weights(0).down.matrix.n_in()));
+        let ProductScratch {
+            a,
+            hidden,
             groups,
-            weights: &|g| weights(g).down.weights(),
-            gates: &|_| None,
-            activation: Activation::Identity,
-            out: Out::Rows(out.part(&part, n_out)),
-        };
-        // SAFETY: the caller's promise.
-        unsafe { down.run(parallel, pieces) };
+            pieces,
+        } = scratch;
+        let most_bytes = HIDDEN_BYTES * parallel.n_threads();
+        let most = most_rows(n_rows, n_hidden_steps * size_of::<K::A>(), most_bytes);
+        let (a, hidden) = (a.room(most * n_steps), hidden.room(most * n_hidden_steps));
+        for part in parts(n_rows, most) {
+            groups.clear();
+            groups.extend(all.iter().map(|group| group.part(K::ISA, &part)));
+            pack::<K>(parallel, rows.part(&part), groups, &mut *a);
+            let up = Product::<K> {
+                a,
+                groups,
+                weights: &|g| weights(g).up.weights(),
+                gates: &|g| weights(g).gate.map(|gate| gate.weights()),
+                activation: *activation,
+                out: Out::Packed(SharedMut::new(&mut *hidden)),
+            };
+            // SAFETY: the instructions are the caller's promise, and `hidden` has room for the hidden
+            // units of these rows.
+            unsafe { up.run(parallel, pieces) };
+            let down = Product::<K> {
+                a: hidden,
+                groups,
+                weights: &|g| weights(g).down.weights(),
+                gates: &|_| None,
+                activation: Activation::Identity,
+                out: Out::Rows(out.part(&part, n_out)),
+            };
+            // SAFETY: the caller's promise.
+            unsafe { down.run(parallel, pieces) };
+        }
     }
 }
 
@@ -143,23 +147,18 @@ pub(crate) fn dense_ffn(
         n_cols: weights.up.matrix.n_in(),
         idx: None,
     };
-    let out = OutRows {
-        c: SharedMut::new(out),
-        idx: None,
-        gate: None,
-        residual: Some(residual),
+    let ffn = GroupedFfn {
+        rows,
+        groups: &groups,
+        weights: &|_| weights,
+        activation,
+        out: OutRows {
+            c: SharedMut::new(out),
+            idx: None,
+            gate: None,
+            residual: Some(residual),
+        },
     };
-    let scratch = &mut compute.scratch().products;
     // SAFETY: `out` has a row for every row of `x`, and the hidden units agree.
-    unsafe {
-        ffn(
-            compute,
-            scratch,
-            rows,
-            &groups,
-            &|_| weights,
-            activation,
-            &out,
-        );
-    };
+    unsafe { ffn.run(compute, &mut compute.scratch().products) };
 }

@@ -56,6 +56,18 @@ pub struct CpuConfig {
     pub isa: Isa,
 }
 
+impl CpuConfig {
+    /// The best kernels that this machine has, on threads that the system places.
+    pub fn new(dtype: DType, n_threads: usize) -> Self {
+        Self {
+            dtype,
+            n_threads,
+            first_core: None,
+            isa: Isa::detect(),
+        }
+    }
+}
+
 /// One rank on a CPU.
 pub struct CpuDevice {
     config: CpuConfig,

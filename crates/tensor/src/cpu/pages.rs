@@ -43,9 +43,9 @@ impl<E> From<Vec<E>> for Memory<E> {
     }
 }
 
-/// `n` zeroes, in huge pages where the system gives them on request: fewer page
-/// faults while loading and fewer translations while computing. A cold start of 1.9 GB took 0.83 s
-/// with them and 1.36 s without (medians of 6, alternating).
+/// `n` zeroes, in huge pages where the system gives them on request: fewer page faults while loading
+/// and fewer translations while computing. A cold start of 1.9 GB took 0.83 s with them and 1.36 s
+/// without (medians of 6, alternating).
 pub(crate) fn zeroed<E: bytemuck::Zeroable + Clone>(n: usize) -> Memory<E> {
     // From the allocator's zeroed memory: nothing is written before the weights are.
     let all: Vec<E> = bytemuck::zeroed_vec(n + LINE / size_of::<E>());

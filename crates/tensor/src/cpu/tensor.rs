@@ -1,8 +1,9 @@
 //! Activations, in memory that goes round.
 
-use super::pages::{Memory, zeroed};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use super::pages::{Memory, zeroed};
 
 /// Activations in host memory, `[n_rows, n_cols]`.
 pub struct Tensor {

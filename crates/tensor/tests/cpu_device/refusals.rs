@@ -13,12 +13,7 @@ use crate::support::matrix;
 
 #[test]
 fn disagreeing_shapes_are_errors_that_name_the_dimension() {
-    let config = CpuConfig {
-        dtype: DType::F32,
-        n_threads: 1,
-        first_core: None,
-        isa: Isa::detect(),
-    };
+    let config = CpuConfig::new(DType::F32, 1);
     let device = CpuDevice::new(config, Box::new(Solo)).expect("device");
     let x = Tensor::new(2, 3, vec![0.0; 6]);
     let w = device
@@ -71,12 +66,7 @@ fn disagreeing_shapes_are_errors_that_name_the_dimension() {
 #[test]
 fn weights_that_are_not_numbers_are_refused() {
     let load = |dtype, value: f32, layout| {
-        let config = CpuConfig {
-            dtype,
-            n_threads: 2,
-            first_core: None,
-            isa: Isa::detect(),
-        };
+        let config = CpuConfig::new(dtype, 2);
         let device = CpuDevice::new(config, Box::new(Solo)).expect("device");
         let mut data = vec![1.0; 20 * 3];
         data[37] = value;
@@ -113,10 +103,8 @@ fn weights_that_are_not_numbers_are_refused() {
 #[test]
 fn overlapping_segments_are_refused() {
     let config = CpuConfig {
-        dtype: DType::F32,
-        n_threads: 2,
-        first_core: None,
         isa: Isa::Portable,
+        ..CpuConfig::new(DType::F32, 2)
     };
     let device = CpuDevice::new(config, Box::new(Solo)).expect("device");
     let x = Tensor::new(3, 6, vec![0.0; 18]);

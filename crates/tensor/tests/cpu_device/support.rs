@@ -40,10 +40,8 @@ pub(crate) fn on_every_path(check: impl Fn(&CpuDevice, &str)) {
         for n_threads in [1, 3] {
             for dtype in [DType::F32, DType::BF16, DType::F16] {
                 let config = CpuConfig {
-                    dtype,
-                    n_threads,
-                    first_core: None,
                     isa,
+                    ..CpuConfig::new(dtype, n_threads)
                 };
                 let device = CpuDevice::new(config, Box::new(Solo)).expect("device");
                 check(&device, &format!("{isa}, {dtype}, {n_threads} threads"));

@@ -325,7 +325,7 @@ impl<K: Kernel> IsaWork for PieceWork<'_, '_, K> {
                 let rows = rows.tile(tile_idx);
                 let n_fetched = i * Ahead::n_bytes(up.weights.panels.n_steps());
                 let n_vectors = rows.len() * n_panels;
-                // A second one would be compiled a second time for every size of tile.
+                // In a loop, because `with_tile` is compiled for every size of tile where it stands.
                 for layer in 0..n_layers {
                     let staged = &mut staged[layer][..n_vectors];
                     let layer = if layer == 0 { &up } else { gate };

@@ -4,10 +4,14 @@
 //! In reading order:
 //! - [`seed`]: every random choice follows from one seed.
 //! - [`classes`]: how many examples of each class each node holds.
+//! - [`data`]: examples with their labels, read from files.
+//! - [`partition`]: which node holds which examples.
 //! - [`mixing`]: the doubly stochastic matrix by which nodes average their models.
 //! - [`topology`]: who exchanges with whom, fixed or learned.
 
 pub mod classes;
+pub mod data;
 pub mod mixing;
+pub mod partition;
 pub mod seed;
 pub mod topology;

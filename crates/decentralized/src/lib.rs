@@ -5,9 +5,11 @@
 //! - [`seed`]: every random choice follows from one seed.
 //! - [`classes`]: how many examples of each class each node holds.
 //! - [`mixing`]: the doubly stochastic matrix by which nodes average their models.
+//! - [`graph`]: undirected graphs and their Metropolis–Hastings weights.
 //! - [`topology`]: who exchanges with whom, fixed or learned.
 
 pub mod classes;
+pub mod graph;
 pub mod mixing;
 pub mod seed;
 pub mod topology;

@@ -10,6 +10,7 @@ use crate::mixing::MixingMatrix;
 use crate::seed::Rng;
 
 mod complete;
+pub mod d_cliques;
 mod erdos_renyi;
 mod error;
 mod exponential;
@@ -21,6 +22,7 @@ mod small_world;
 mod testing;
 
 pub use complete::Complete;
+pub use d_cliques::{DCliques, InterClique};
 pub use erdos_renyi::ErdosRenyi;
 pub use error::TopologyError;
 pub use exponential::{Exponential, OnePeerExponential};

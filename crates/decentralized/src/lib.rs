@@ -7,10 +7,12 @@
 //! - [`data`]: examples with their labels, read from files.
 //! - [`partition`]: which node holds which examples.
 //! - [`mixing`]: the doubly stochastic matrix by which nodes average their models.
+//! - [`graph`]: undirected graphs and their Metropolis–Hastings weights.
 //! - [`topology`]: who exchanges with whom, fixed or learned.
 
 pub mod classes;
 pub mod data;
+pub mod graph;
 pub mod mixing;
 pub mod partition;
 pub mod seed;

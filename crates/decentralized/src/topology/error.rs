@@ -4,7 +4,7 @@
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TopologyError {
-    /// A parameter does not fit the number of nodes.
+    /// A parameter does not fit the number of nodes, or cannot be read.
     #[error("{topology}: {parameter} is {got}, expected {expected}")]
     Parameter {
         /// Which topology.
@@ -21,5 +21,36 @@ pub enum TopologyError {
     NoClasses {
         /// Which topology.
         topology: &'static str,
+    },
+    /// No nodes, or more than can be numbered.
+    #[error("{topology}: there are {n_nodes} nodes, expected 1 to {}", u32::MAX)]
+    Nodes {
+        /// Which topology.
+        topology: &'static str,
+        /// How many nodes there are.
+        n_nodes: usize,
+    },
+    /// Class counts of another number of nodes.
+    #[error("{topology}: class counts of {n_rows} nodes were given, expected {n_nodes}")]
+    Classes {
+        /// Which topology.
+        topology: &'static str,
+        /// How many nodes there are.
+        n_nodes: usize,
+        /// Of how many nodes the classes are known.
+        n_rows: usize,
+    },
+    /// More links than memory should be spent on.
+    #[error(
+        "{topology} over {n_nodes} nodes has some {n_links} links, expected at most {}",
+        super::MAX_LINKS
+    )]
+    Large {
+        /// Which topology.
+        topology: &'static str,
+        /// How many nodes there are.
+        n_nodes: usize,
+        /// How many weights the matrix would hold.
+        n_links: u64,
     },
 }

@@ -9,9 +9,30 @@ use crate::classes::ClassCounts;
 use crate::mixing::MixingMatrix;
 use crate::seed::Rng;
 
+mod complete;
+pub mod d_cliques;
+mod erdos_renyi;
 mod error;
+mod exponential;
+mod grid;
+mod random_regular;
+mod ring;
+mod small_world;
+#[cfg(test)]
+mod testing;
 
+pub use complete::Complete;
+pub use d_cliques::{DCliques, InterClique};
+pub use erdos_renyi::ErdosRenyi;
 pub use error::TopologyError;
+pub use exponential::{Exponential, OnePeerExponential};
+pub use grid::{Grid, Torus};
+pub use random_regular::RandomRegular;
+pub use ring::Ring;
+pub use small_world::{SmallWorld, WattsStrogatz};
+
+/// The most weights that a mixing matrix may hold: they take 12 bytes each, 1.6 GB in all.
+const MAX_LINKS: u64 = 1 << 27;
 
 /// What a topology is made for.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +41,34 @@ pub struct Nodes<'a> {
     pub n_nodes: usize,
     /// What they hold; topologies that mind the data need it.
     pub classes: Option<&'a ClassCounts>,
+}
+
+impl Nodes<'_> {
+    /// That there are nodes, that the classes are theirs, and that a matrix with about `degree`
+    /// neighbours a node fits the memory: what each rule needs before it starts.
+    fn check(&self, topology: &'static str, degree: usize) -> Result<(), TopologyError> {
+        let n_nodes = self.n_nodes;
+        if n_nodes == 0 || u32::try_from(n_nodes).is_err() {
+            return Err(TopologyError::Nodes { topology, n_nodes });
+        }
+        let n_rows = self.classes.map_or(n_nodes, ClassCounts::n_nodes);
+        if n_rows != n_nodes {
+            return Err(TopologyError::Classes {
+                topology,
+                n_nodes,
+                n_rows,
+            });
+        }
+        let n_links = (n_nodes as u64).saturating_mul(degree as u64 + 1);
+        if n_links > MAX_LINKS {
+            return Err(TopologyError::Large {
+                topology,
+                n_nodes,
+                n_links,
+            });
+        }
+        Ok(())
+    }
 }
 
 /// A rule by which nodes are connected.

@@ -10,6 +10,7 @@ use crate::mixing::MixingMatrix;
 use crate::seed::Rng;
 
 mod error;
+pub mod stl_fw;
 
 pub use error::TopologyError;
 

@@ -20,6 +20,7 @@ mod ring;
 mod small_world;
 #[cfg(test)]
 mod testing;
+pub mod stl_fw;
 
 pub use complete::Complete;
 pub use d_cliques::{DCliques, InterClique};

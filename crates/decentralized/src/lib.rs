@@ -6,8 +6,10 @@
 //! - [`classes`]: how many examples of each class each node holds.
 //! - [`mixing`]: the doubly stochastic matrix by which nodes average their models.
 //! - [`topology`]: who exchanges with whom, fixed or learned.
+//! - [`record`]: what a training run writes down, line by line.
 
 pub mod classes;
 pub mod mixing;
+pub mod record;
 pub mod seed;
 pub mod topology;

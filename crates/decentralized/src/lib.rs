@@ -9,11 +9,13 @@
 //! - [`mixing`]: the doubly stochastic matrix by which nodes average their models.
 //! - [`graph`]: undirected graphs and their Metropolis–Hastings weights.
 //! - [`topology`]: who exchanges with whom, fixed or learned.
+//! - [`record`]: what a training run writes down, line by line.
 
 pub mod classes;
 pub mod data;
 pub mod graph;
 pub mod mixing;
 pub mod partition;
+pub mod record;
 pub mod seed;
 pub mod topology;

@@ -6,9 +6,11 @@
 //! - [`classes`]: how many examples of each class each node holds.
 //! - [`data`]: examples with their labels, read from files.
 //! - [`partition`]: which node holds which examples.
+//! - [`batches`]: in which order a node goes through its examples.
 //! - [`mixing`]: the doubly stochastic matrix by which nodes average their models.
 //! - [`topology`]: who exchanges with whom, fixed or learned.
 
+pub mod batches;
 pub mod classes;
 pub mod data;
 pub mod mixing;

@@ -6,11 +6,13 @@
 //! - [`classes`]: how many examples of each class each node holds.
 //! - [`data`]: examples with their labels, read from files.
 //! - [`partition`]: which node holds which examples.
+//! - [`batches`]: in which order a node goes through its examples.
 //! - [`mixing`]: the doubly stochastic matrix by which nodes average their models.
 //! - [`graph`]: undirected graphs and their Metropolis–Hastings weights.
 //! - [`topology`]: who exchanges with whom, fixed or learned.
 //! - [`record`]: what a training run writes down, line by line.
 
+pub mod batches;
 pub mod classes;
 pub mod data;
 pub mod graph;

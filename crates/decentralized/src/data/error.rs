@@ -156,6 +156,36 @@ pub enum DataError {
         /// The feature.
         value: f32,
     },
+    /// A table without a column that is needed.
+    #[error("{file}: expected a column {expected}, found the columns {found}")]
+    Column {
+        /// The file.
+        file: PathBuf,
+        /// The names that the column may have.
+        expected: String,
+        /// The columns there are.
+        found: String,
+    },
+    /// A row of a table that is not what it should be.
+    #[error("{file}: line {line}: expected {expected}, found {found}")]
+    Row {
+        /// The file.
+        file: PathBuf,
+        /// Where, from 1.
+        line: u64,
+        /// What a sound row has.
+        expected: String,
+        /// What this one has.
+        found: String,
+    },
+    /// Texts could not be turned into vectors.
+    #[error("{file}: cannot be embedded: {why}")]
+    Embedding {
+        /// The file of the texts.
+        file: PathBuf,
+        /// What the encoder said.
+        why: String,
+    },
     /// Mean and standard deviation that pixels cannot be normalised by.
     #[error("the normalisation has {what} {found}, expected {expected}")]
     Normalization {

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use super::dataset::check_labels;
-use super::source::Source;
+use super::source::{Source, reserve};
 use super::{DataError, Dataset, ImageShape, Normalization};
 
 /// Unsigned bytes in one dimension.
@@ -98,7 +98,8 @@ fn read_pixels(
     table: &[f32; 256],
 ) -> Result<Vec<f32>, DataError> {
     let n_values = header.n_images * header.shape.n_features();
-    let mut features = reserve(source.file(), n_values)?;
+    let mut features = Vec::new();
+    reserve(source.file(), &mut features, n_values)?;
     let mut chunk = vec![0; CHUNK.min(n_values)];
     while features.len() < n_values {
         let chunk = &mut chunk[..CHUNK.min(n_values - features.len())];
@@ -141,18 +142,6 @@ fn check_magic(
             kind,
             expected,
             found,
-        }),
-    }
-}
-
-/// Room for numbers that a file was found to hold.
-pub(super) fn reserve(file: &Path, n_values: usize) -> Result<Vec<f32>, DataError> {
-    let mut values = Vec::new();
-    match values.try_reserve_exact(n_values) {
-        Ok(()) => Ok(values),
-        Err(_) => Err(DataError::Memory {
-            file: file.into(),
-            n_values,
         }),
     }
 }

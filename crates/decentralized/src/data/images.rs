@@ -1,9 +1,9 @@
 //! Sets of images by name.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::{DataError, Dataset, Normalization, folder, idx};
+use super::{DataError, Dataset, Normalization, cifar, folder, idx};
 
 /// Which part of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub enum ImageSet {
     Mnist,
     /// Clothes, in MNIST's shape and format.
     FashionMnist,
+    /// Small photographs, 3 × 32 × 32, 50,000 and 10,000.
+    Cifar10,
 }
 
 impl FromStr for ImageSet {
@@ -30,9 +32,10 @@ impl FromStr for ImageSet {
         match name {
             "mnist" => Ok(Self::Mnist),
             "fashion-mnist" => Ok(Self::FashionMnist),
+            "cifar10" => Ok(Self::Cifar10),
             _ => Err(DataError::UnknownSet {
                 name: name.into(),
-                expected: "mnist, fashion-mnist",
+                expected: "mnist, fashion-mnist or cifar10",
             }),
         }
     }
@@ -45,6 +48,7 @@ impl ImageSet {
         match self {
             Self::Mnist => "mnist",
             Self::FashionMnist => "fashion-mnist",
+            Self::Cifar10 => "cifar10",
         }
     }
 
@@ -60,6 +64,7 @@ impl ImageSet {
         match self {
             Self::Mnist => Normalization::mnist(),
             Self::FashionMnist => Normalization::fashion_mnist(),
+            Self::Cifar10 => Normalization::cifar10(),
         }
     }
 
@@ -91,6 +96,16 @@ impl ImageSet {
                 let (_, labels) = folder::find(&place, &[], "IDX labels", &labels)?;
                 idx::read(&images, &labels, self.n_classes(), normalization)
             }
+            Self::Cifar10 => {
+                let names = cifar_names(split);
+                let find = |place: &Path, subfolders: &[&str], name: &'static str| {
+                    folder::find(place, subfolders, "CIFAR-10 records", &[name])
+                };
+                let (place, _) = find(folder, self.subfolders(), names[0])?;
+                let found = names.iter().map(|name| Ok(find(&place, &[], name)?.1));
+                let files: Vec<PathBuf> = found.collect::<Result<_, DataError>>()?;
+                cifar::read(&files, normalization)
+            }
         }
     }
 
@@ -105,7 +120,21 @@ impl ImageSet {
                 "raw",
                 "FashionMNIST/raw",
             ],
+            Self::Cifar10 => &["cifar10", "cifar-10", "CIFAR10", "cifar-10-batches-bin"],
         }
+    }
+}
+
+fn cifar_names(split: Split) -> &'static [&'static str] {
+    match split {
+        Split::Train => &[
+            "data_batch_1.bin",
+            "data_batch_2.bin",
+            "data_batch_3.bin",
+            "data_batch_4.bin",
+            "data_batch_5.bin",
+        ],
+        Split::Test => &["test_batch.bin"],
     }
 }
 
@@ -146,26 +175,14 @@ fn idx_names(split: Split) -> ([&'static str; 4], [&'static str; 4]) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
+    use super::super::real;
     use super::*;
-
-    /// The folder of real data; without it a test says that it was skipped.
-    fn real_data() -> Option<PathBuf> {
-        let folder = std::env::var_os("MOESHARD_DATA").map(PathBuf::from);
-        let shown = folder
-            .as_ref()
-            .map_or("$MOESHARD_DATA".into(), |f| f.display().to_string());
-        let folder = folder.filter(|folder| folder.join("mnist").is_dir());
-        if folder.is_none() {
-            println!("skipped: no data at {shown}");
-        }
-        folder
-    }
 
     #[test]
     fn mnist_is_read_whole() {
-        let Some(folder) = real_data() else { return };
+        let Some(folder) = real::folder("mnist/train-images-idx3-ubyte.gz") else {
+            return;
+        };
         let start = std::time::Instant::now();
         let train = ImageSet::Mnist.read(&folder, Split::Train).expect("MNIST");
         println!("60,000 images in {:.0?}", start.elapsed());
@@ -180,17 +197,57 @@ mod tests {
             counts,
             [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
         );
-        let values = || train.features.iter().map(|&value| f64::from(value));
-        let n_values = train.features.len() as f64;
-        let mean = values().sum::<f64>() / n_values;
-        let variance = values().map(|value| value * value).sum::<f64>() / n_values - mean * mean;
+        let values = train.features.iter().map(|&value| f64::from(value));
+        let (mean, variance) = moments(values);
         assert!(
             mean.abs() < 1e-3 && (variance - 1.0).abs() < 1e-3,
             "{mean}, {variance}"
         );
+        // Of NumPy's `((bytes / float32(255)) - float32(.1307)) / float32(.3081)`, viewed as uint32.
+        let bits = train
+            .features
+            .iter()
+            .map(|value| u64::from(value.to_bits()));
+        assert_eq!(bits.sum::<u64>(), 133_582_963_370_532_093);
         let test = ImageSet::Mnist.read(&folder, Split::Test).expect("MNIST");
         assert_eq!(test.n_examples(), 10_000);
         assert_eq!(test.labels[..10], [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]);
+    }
+
+    #[test]
+    fn cifar10_is_read_whole() {
+        let Some(folder) = real::folder("cifar10/data_batch_1.bin") else {
+            return;
+        };
+        let train = ImageSet::Cifar10
+            .read(&folder, Split::Train)
+            .expect("CIFAR-10");
+        assert_eq!((train.n_examples(), train.n_features), (50_000, 3072));
+        for class in 0..10 {
+            assert_eq!(
+                train.labels.iter().filter(|&&label| label == class).count(),
+                5000
+            );
+        }
+        for channel in 0..3 {
+            let planes = train.features.chunks(1024).skip(channel).step_by(3);
+            let values = planes.flatten().map(|&value| f64::from(value));
+            let (mean, variance) = moments(values);
+            // Also of copies that went through JPEG.
+            assert!(mean.abs() < 0.01, "{mean}");
+            assert!((variance - 1.0).abs() < 0.05, "{variance}");
+        }
+    }
+
+    /// Mean and variance.
+    fn moments(values: impl Iterator<Item = f64>) -> (f64, f64) {
+        let (mut n, mut sum, mut squares) = (0.0, 0.0, 0.0);
+        for value in values {
+            n += 1.0;
+            sum += value;
+            squares += value * value;
+        }
+        (sum / n, squares / n - (sum / n) * (sum / n))
     }
 
     #[test]
@@ -227,14 +284,41 @@ mod tests {
     }
 
     #[test]
+    fn cifar_needs_all_of_its_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let within = folder.path().join("cifar-10-batches-bin");
+        std::fs::create_dir(&within).expect("created");
+        for batch in 1..=4 {
+            let record = vec![batch; 3073];
+            let file = within.join(format!("data_batch_{batch}.bin"));
+            std::fs::write(file, record).expect("written");
+        }
+        let read = |split| ImageSet::Cifar10.read(folder.path(), split);
+        let error = read(Split::Train).expect_err("missing").to_string();
+        let expect = "cifar-10-batches-bin: no CIFAR-10 records found: looked for data_batch_5.bin \
+                      there and in no other folder";
+        assert!(error.ends_with(expect), "{error}");
+        std::fs::write(within.join("data_batch_5.bin"), vec![5; 3073 * 2]).expect("written");
+        assert_eq!(
+            read(Split::Train).expect("sound").labels,
+            [1, 2, 3, 4, 5, 5]
+        );
+        let error = read(Split::Test).expect_err("missing").to_string();
+        assert!(
+            error.contains("looked for test_batch.bin there and in cifar10, "),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn a_set_is_known_by_its_name() {
-        for set in [ImageSet::Mnist, ImageSet::FashionMnist] {
+        for set in [ImageSet::Mnist, ImageSet::FashionMnist, ImageSet::Cifar10] {
             assert_eq!(set.name().parse::<ImageSet>().expect("a set"), set);
         }
         let error = "mnits".parse::<ImageSet>().expect_err("unknown");
         assert_eq!(
             error.to_string(),
-            "no data set is called \"mnits\", expected mnist, fashion-mnist"
+            "no data set is called \"mnits\", expected mnist, fashion-mnist or cifar10"
         );
     }
 }

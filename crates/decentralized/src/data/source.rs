@@ -66,6 +66,11 @@ impl Source {
         &self.file
     }
 
+    /// Whether bytes are decompressed on the way.
+    pub(super) fn is_gzip(&self) -> bool {
+        matches!(self.reader, Reader::Gzip(_))
+    }
+
     /// Bytes of the file as it lies on the disk.
     pub(super) fn n_bytes(&self) -> u64 {
         self.n_bytes
@@ -169,4 +174,17 @@ impl Source {
             _ => DataError::Io { file, source },
         }
     }
+}
+
+/// Makes room for numbers that a file was found to hold.
+pub(super) fn reserve(
+    file: &Path,
+    values: &mut Vec<f32>,
+    n_values: usize,
+) -> Result<(), DataError> {
+    let reserved = values.try_reserve_exact(n_values);
+    reserved.map_err(|_| DataError::Memory {
+        file: file.into(),
+        n_values,
+    })
 }

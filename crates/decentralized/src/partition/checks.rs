@@ -1,5 +1,7 @@
 //! What every rule must satisfy, on random data.
 
+use std::cell::Cell;
+
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
@@ -42,6 +44,7 @@ pub(super) fn sound(rule: &dyn Partitioner) {
     };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(config, rng);
+    let n_fits = Cell::new(0);
     let run = runner.run(&cases, |(n_classes, n_nodes, per_node, seed)| {
         let labels = skewed_labels(n_nodes * per_node + per_node / 2, n_classes);
         let again = partition(rule, &labels, n_classes, n_nodes, seed);
@@ -49,6 +52,7 @@ pub(super) fn sound(rule: &dyn Partitioner) {
             prop_assert!(again.is_err());
             return Ok(());
         };
+        n_fits.set(n_fits.get() + 1);
         prop_assert_eq!(&made, &again.expect("as before"));
         prop_assert_eq!(made.n_nodes(), n_nodes);
         prop_assert!(made.nodes.iter().all(|node| !node.is_empty()));
@@ -66,6 +70,12 @@ pub(super) fn sound(rule: &dyn Partitioner) {
         Ok(())
     });
     run.expect("a sound partition");
+    assert!(
+        n_fits.get() >= 5,
+        "{} fitted {} times",
+        rule.name(),
+        n_fits.get()
+    );
 }
 
 /// Sound, and no example is left over.

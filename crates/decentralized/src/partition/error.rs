@@ -1,6 +1,6 @@
 //! Why examples could not be divided.
 
-use std::path::PathBuf;
+use crate::data::DataError;
 
 /// Why examples could not be divided over nodes.
 #[derive(Debug, thiserror::Error)]
@@ -36,4 +36,7 @@ pub enum PartitionError {
         /// What would help.
         remedy: String,
     },
+    /// The file that says who holds what is not what it should be.
+    #[error(transparent)]
+    File(#[from] DataError),
 }

@@ -5,21 +5,34 @@
 //!
 //! - [`Iid`]: at random.
 //! - [`Shards`]: examples sorted by label, cut into shards, `k` of them a node.
+//! - [`OneClass`]: examples of one class a node.
+//! - [`Dirichlet`]: classes in random proportions, more or less alike.
+//! - [`ByFile`]: as a file says.
+//!
+//! [`LabelSkew`] says how far nodes are from one another.
 
 use std::fmt::Debug;
 
 use crate::classes::ClassCounts;
 use crate::seed::Rng;
 
+mod by_file;
+mod dirichlet;
 mod error;
 mod iid;
+mod one_class;
 mod parse;
 mod shards;
+mod skew;
 
+pub use by_file::ByFile;
+pub use dirichlet::{Dirichlet, Sizes};
 pub use error::PartitionError;
 pub use iid::Iid;
+pub use one_class::OneClass;
 pub use parse::parse;
 pub use shards::Shards;
+pub use skew::LabelSkew;
 
 /// The labels that are divided.
 #[derive(Clone, Copy, Debug)]

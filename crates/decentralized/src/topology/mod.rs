@@ -9,8 +9,10 @@ use crate::classes::ClassCounts;
 use crate::mixing::MixingMatrix;
 use crate::seed::Rng;
 
-mod complete;
 pub mod d_cliques;
+
+mod base;
+mod complete;
 mod erdos_renyi;
 mod error;
 mod exponential;
@@ -21,6 +23,7 @@ mod small_world;
 #[cfg(test)]
 mod testing;
 
+pub use base::BaseGraph;
 pub use complete::Complete;
 pub use d_cliques::{DCliques, InterClique};
 pub use erdos_renyi::ErdosRenyi;

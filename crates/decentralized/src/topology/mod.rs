@@ -9,8 +9,10 @@ use crate::classes::ClassCounts;
 use crate::mixing::MixingMatrix;
 use crate::seed::Rng;
 
-mod complete;
 pub mod d_cliques;
+
+mod base;
+mod complete;
 mod erdos_renyi;
 mod error;
 mod exponential;
@@ -22,6 +24,7 @@ mod small_world;
 mod testing;
 pub mod stl_fw;
 
+pub use base::BaseGraph;
 pub use complete::Complete;
 pub use d_cliques::{DCliques, InterClique};
 pub use erdos_renyi::ErdosRenyi;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use rand::RngExt;
 use rand::seq::SliceRandom;
 
 use super::*;
@@ -209,6 +210,48 @@ fn swaps_only_ever_improve() {
         last = now;
     }
     assert!(last < 0.2, "{last}");
+}
+
+#[test]
+fn steps_end_where_no_swap_improves() {
+    // Nodes of all sizes, one without examples.
+    let rng = &mut seed::rng(2, 0);
+    let counts = (0..4 * 31).map(|i| if i < 4 { 0 } else { rng.random_range(0..9) });
+    let classes = ClassCounts::new(4, counts.collect());
+    let mut cliques = random_cliques(31, 6, rng);
+    greedy_swap(&mut cliques, &classes, 20_000, rng);
+    let all = classes.proportions_of(0..31);
+    let skew_of = |clique: &[u32]| {
+        let nodes = clique.iter().map(|&node| node as usize);
+        skew(&classes.proportions_of(nodes), &all)
+    };
+    for (first, second) in Graph::circulant(cliques.len(), 1..cliques.len()).edges() {
+        let before = skew_of(&cliques[first]) + skew_of(&cliques[second]);
+        for (i, j) in (0..5).flat_map(|i| (0..5).map(move |j| (i, j))) {
+            let (mut a, mut b) = (cliques[first].clone(), cliques[second].clone());
+            std::mem::swap(&mut a[i], &mut b[j]);
+            assert!(skew_of(&a) + skew_of(&b) > before - 1e-9);
+        }
+    }
+}
+
+#[test]
+fn the_default_steps_come_close_to_ten_times_as_many() {
+    for n_nodes in [100, 1000, 10_000] {
+        let classes = two_shards(n_nodes, 5);
+        let rng = &mut seed::rng(12, 0);
+        let mut cliques = random_cliques(n_nodes, 10, rng);
+        let steps = default_steps(cliques.len());
+        greedy_swap(&mut cliques, &classes, steps, rng);
+        let by_default = mean_skew(&cliques, &classes);
+        greedy_swap(&mut cliques, &classes, 9 * steps, rng);
+        let by_ten_times = mean_skew(&cliques, &classes);
+        assert!(by_default < 0.05, "{n_nodes} nodes: {by_default}");
+        assert!(
+            by_default <= 1.05 * by_ten_times,
+            "{n_nodes} nodes: {by_default}, and {by_ten_times} after ten times the steps"
+        );
+    }
 }
 
 #[test]

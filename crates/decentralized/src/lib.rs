@@ -11,6 +11,7 @@
 //! - [`graph`]: undirected graphs and their Metropolis–Hastings weights.
 //! - [`topology`]: who exchanges with whom, fixed or learned.
 //! - [`record`]: what a training run writes down, line by line.
+//! - [`report`]: records and topologies as one page of HTML.
 
 pub mod batches;
 pub mod classes;
@@ -19,5 +20,6 @@ pub mod graph;
 pub mod mixing;
 pub mod partition;
 pub mod record;
+pub mod report;
 pub mod seed;
 pub mod topology;

@@ -10,6 +10,9 @@
 //! - [`mixing`]: the doubly stochastic matrix by which nodes average their models.
 //! - [`graph`]: undirected graphs and their Metropolis–Hastings weights.
 //! - [`topology`]: who exchanges with whom, fixed or learned.
+//! - [`mean_estimation`]: the smallest problem on which a topology shows what it does.
+//! - [`model`]: classifiers that nodes train.
+//! - [`train`]: algorithms, rounds, evaluations, checkpoints.
 //! - [`record`]: what a training run writes down, line by line.
 //! - [`report`]: records and topologies as one page of HTML.
 
@@ -17,9 +20,12 @@ pub mod batches;
 pub mod classes;
 pub mod data;
 pub mod graph;
+pub mod mean_estimation;
 pub mod mixing;
+pub mod model;
 pub mod partition;
 pub mod record;
 pub mod report;
 pub mod seed;
 pub mod topology;
+pub mod train;

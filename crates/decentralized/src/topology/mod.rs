@@ -20,9 +20,9 @@ mod grid;
 mod random_regular;
 mod ring;
 mod small_world;
+pub mod stl_fw;
 #[cfg(test)]
 mod testing;
-pub mod stl_fw;
 
 pub use base::BaseGraph;
 pub use complete::Complete;

@@ -1,7 +1,12 @@
 //! The linear oracle of Frank–Wolfe: the permutation at the least cost.
 
+mod completion;
 mod costs;
 mod dense;
+mod grid;
+mod implicit;
+mod matching;
+mod transport;
 
 pub(super) use costs::Costs;
 
@@ -20,7 +25,7 @@ impl Oracle {
     pub(super) fn assign(self, costs: &Costs<'_>, rng: &mut Rng) -> Vec<u32> {
         match self {
             Self::Dense => dense::assign(costs, rng),
-            Self::Implicit => dense::assign(costs, rng),
+            Self::Implicit => implicit::assign(costs, rng),
         }
     }
 }

@@ -7,9 +7,11 @@
 //! - [`mixing`]: the doubly stochastic matrix by which nodes average their models.
 //! - [`topology`]: who exchanges with whom, fixed or learned.
 //! - [`record`]: what a training run writes down, line by line.
+//! - [`report`]: records and topologies as one page of HTML.
 
 pub mod classes;
 pub mod mixing;
 pub mod record;
+pub mod report;
 pub mod seed;
 pub mod topology;

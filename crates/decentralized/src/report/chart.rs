@@ -16,10 +16,10 @@ const BOTTOM: f64 = 40.0;
 /// Right of the plot, without and with labels at the ends of lines.
 const MARGIN: f64 = 12.0;
 const LEADER: f64 = 16.0;
-/// A label's line, the mean width of its characters, and the most characters.
+/// A label's line, the width of its characters in the widest of usual fonts, and the most characters.
 const LABEL_HEIGHT: f64 = 15.0;
-const LABEL_CHAR: f64 = 6.4;
-const LABEL_CHARS: usize = 20;
+const LABEL_CHAR: f64 = 7.6;
+const LABEL_CHARS: usize = 17;
 /// More labels than this would not fit below one another.
 const MAX_LABELS: usize = 16;
 /// Points of a line that tell their numbers under the pointer; the others would only make pages heavy.
@@ -89,7 +89,7 @@ impl Chart<'_> {
         }
         let n_chars = |line: &Line<'_>| line.name.chars().count().min(LABEL_CHARS);
         let longest = self.lines.iter().map(n_chars).max().unwrap_or(0);
-        LEADER + 6.0 + longest as f64 * LABEL_CHAR
+        LEADER + 4.0 + longest as f64 * LABEL_CHAR
     }
 
     fn write_axes(&self, frame: &Frame, out: &mut String) -> fmt::Result {
@@ -136,7 +136,8 @@ impl Chart<'_> {
 
     // A picture within the picture cuts off what is outside the axes. Bands lie below all lines.
     fn write_lines(&self, frame: &Frame, out: &mut String) -> fmt::Result {
-        let (width, height) = (Coord(frame.width), Coord(frame.height));
+        // Discs on the last points are whole.
+        let (width, height) = (Coord(frame.width + 5.0), Coord(frame.height));
         write!(
             out,
             "<svg x=\"{LEFT}\" y=\"{TOP}\" width=\"{width}\" height=\"{height}\">"
@@ -253,8 +254,8 @@ impl Chart<'_> {
         for ((line, (x, y)), label_y) in ends.into_iter().zip(places) {
             let y = y.clamp(0.0, frame.height);
             let mut leader = Path::default();
-            leader.start((LEFT + x + 4.0, TOP + y));
-            leader.line((right + 3.0, TOP + y));
+            leader.start((LEFT + x + 5.0, TOP + y));
+            leader.line((right + 6.0, TOP + y));
             leader.line((right + LEADER - 3.0, TOP + label_y));
             write!(
                 out,
@@ -329,7 +330,7 @@ mod tests {
         let (_, line) = svg.split_once("<path class=\"line\" d=\"").expect("a line");
         let line = line.split_once('"').expect("its end").0;
         // 490 by 270: the plot without labels.
-        assert_eq!(line, "M0 270L122.5 0M367.5 270L490 0");
+        assert_eq!(line, "M0 260L122.5 10M367.5 260L490 10");
     }
 
     #[test]

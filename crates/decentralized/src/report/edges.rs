@@ -1,7 +1,5 @@
 //! The graph of a mixing matrix as it is drawn: pairs of nodes, and in which order nodes are shown.
 
-use std::collections::BTreeMap;
-
 use crate::classes::ClassCounts;
 use crate::mixing::MixingMatrix;
 use crate::topology::Clique;
@@ -76,14 +74,9 @@ impl Graph {
     /// The nodes in an order that shows structure: clique by clique, or class by class, where there are
     /// any.
     pub(super) fn order(&self) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.n_nodes).collect();
         let rank = |of: Option<usize>| of.unwrap_or(usize::MAX);
-        match self.cliques.is_empty() {
-            true => order.sort_by_key(|&node| rank(self.class_of[node])),
-            false => {
-                order.sort_by_key(|&node| (rank(self.clique_of[node]), rank(self.class_of[node])))
-            }
-        }
+        let mut order: Vec<usize> = (0..self.n_nodes).collect();
+        order.sort_by_key(|&node| (rank(self.clique_of[node]), rank(self.class_of[node])));
         order
     }
 
@@ -95,29 +88,17 @@ impl Graph {
 }
 
 fn edges(mixing: &MixingMatrix) -> Vec<Edge> {
-    // Of each pair: whether the lower sends, whether the higher sends.
-    let mut pairs: BTreeMap<(usize, usize), (bool, bool)> = BTreeMap::new();
-    for (row, col, _) in mixing.entries().filter(|(row, col, _)| row != col) {
-        let senders = pairs.entry((row.min(col), row.max(col))).or_default();
-        match col < row {
-            true => senders.0 = true,
-            false => senders.1 = true,
-        }
-    }
-    let edge = |((low, high), senders)| {
-        let (from, to) = if senders == (false, true) {
-            (high, low)
-        } else {
-            (low, high)
-        };
-        let is_directed = senders != (true, true);
-        Edge {
-            from,
-            to,
+    let is_entry = |row: usize, col: usize| mixing.row(row).0.binary_search(&(col as u32)).is_ok();
+    let edge = |(row, col, _): (usize, usize, f64)| {
+        let is_directed = !is_entry(col, row);
+        // Of the two entries of an edge both ways, the one of the higher receiver.
+        (row != col && (is_directed || col < row)).then_some(Edge {
+            from: col,
+            to: row,
             is_directed,
-        }
+        })
     };
-    pairs.into_iter().map(edge).collect()
+    mixing.entries().filter_map(edge).collect()
 }
 
 fn members(clique: &Clique, n_nodes: usize) -> Vec<usize> {
@@ -155,9 +136,9 @@ mod tests {
         let mixing = MixingMatrix::new(rows).expect("doubly stochastic");
         let graph = Graph::new(&mixing, &[], None);
         let expect = [
+            edge(3, 0, true),
             edge(0, 1, false),
             edge(0, 2, true),
-            edge(3, 0, true),
             edge(2, 3, true),
         ];
         assert_eq!(graph.edges, expect);

@@ -4,7 +4,7 @@
 use std::fmt::{self, Write as _};
 
 use super::edges::{Edge, Graph};
-use super::layout::{Place, places};
+use super::layout::{Place, circle_order, places};
 use super::svg::{Coord, Path};
 use crate::classes::ClassCounts;
 
@@ -25,7 +25,13 @@ pub(super) fn is_node_link(graph: &Graph) -> bool {
     graph.n_nodes <= MAX_NODES && graph.edges.len() <= MAX_EDGES
 }
 
-/// Writes the picture of a graph; `colours` is how many colours there are for nodes.
+/// Whether some of its edges are drawn with an arrow.
+pub(super) fn has_arrows(graph: &Graph) -> bool {
+    let n_directed = graph.edges.iter().filter(|edge| edge.is_directed).count();
+    is_node_link(graph) && (1..=MAX_ARROWS).contains(&n_directed)
+}
+
+/// Writes the picture of a graph; `n_colours` is how many colours there are for nodes.
 pub(super) fn write_graph(
     graph: &Graph,
     classes: Option<&ClassCounts>,
@@ -91,7 +97,7 @@ fn colour(graph: &Graph, node: usize, n_colours: usize) -> String {
 // Edges within cliques are a light ground on which those between them stand out.
 fn write_edges(graph: &Graph, places: &[Place], radius: f64, out: &mut String) -> fmt::Result {
     let (mut within, mut between, mut arrows) = (Path::default(), Path::default(), Path::default());
-    let has_arrows = graph.edges.iter().filter(|edge| edge.is_directed).count() <= MAX_ARROWS;
+    let has_arrows = has_arrows(graph);
     for edge in &graph.edges {
         let is_within = graph.is_within_clique(edge);
         let path = if is_within { &mut within } else { &mut between };
@@ -109,15 +115,14 @@ fn write_edges(graph: &Graph, places: &[Place], radius: f64, out: &mut String) -
         .filter(|edge| graph.is_within_clique(edge))
         .count();
     let n_between = graph.edges.len() - n_within;
-    let strength = |n: usize, most: f64| Coord((10.0 / (n.max(1) as f64).sqrt()).clamp(0.2, most));
     if !within.is_empty() {
         write!(out, "<path class=\"within\" d=\"{within}\"/>")?;
     }
     if !between.is_empty() {
-        let opacity = strength(n_between, 0.8);
+        let opacity = (6.0 / (n_between.max(1) as f64).sqrt()).clamp(0.07, 0.8);
         write!(
             out,
-            "<path class=\"between\" opacity=\"{opacity}\" d=\"{between}\"/>"
+            "<path class=\"between\" opacity=\"{opacity:.2}\" d=\"{between}\"/>"
         )?;
     }
     if !arrows.is_empty() {
@@ -166,12 +171,14 @@ fn write_node(
     Ok(())
 }
 
-// A square of shades in the order of cliques or classes: rows receive, columns send. Many nodes share
-// a cell, whose shade says how many of its pairs are edges.
+// A square of shades, nodes along their circle or in the order of cliques or classes: rows receive,
+// columns send. Many nodes share a cell, whose shade says how many of its pairs are edges.
 fn write_matrix(graph: &Graph, out: &mut String) -> fmt::Result {
     let n_bins = graph.n_nodes.min(MAX_BINS);
     let mut bin_of = vec![0; graph.n_nodes];
-    for (position, node) in graph.order().into_iter().enumerate() {
+    let circle = circle_order(graph).filter(|_| graph.cliques.is_empty());
+    let order = circle.unwrap_or_else(|| graph.order());
+    for (position, node) in order.into_iter().enumerate() {
         bin_of[node] = position * n_bins / graph.n_nodes;
     }
     let mut n_edges = vec![0u32; n_bins * n_bins];

@@ -4,12 +4,12 @@ use std::fmt::{self, Write as _};
 
 use super::edges::Graph;
 use super::graph::write_cells;
-use super::text::percent;
+use super::text::{count, percent};
 use crate::classes::ClassCounts;
 use crate::mixing::MixingMatrix;
 
-/// Columns; of more nodes the first are shown (averages over nodes would hide what nodes lack).
-pub(super) const MAX_COLUMNS: usize = 200;
+/// Columns; of more nodes some are shown (averages over nodes would hide what nodes lack).
+const MAX_COLUMNS: usize = 200;
 /// Shades between nothing and all of a node's examples.
 const N_SHADES: usize = 10;
 /// Classes that a column names under the pointer.
@@ -54,9 +54,8 @@ impl<'a> Histograms<'a> {
 
     /// Writes the histograms of nodes, of cliques if there are any, and of nodes after mixing.
     pub(super) fn write(&self, out: &mut String) -> fmt::Result {
-        let order = self.graph.order();
-        let shown = &order[..order.len().min(MAX_COLUMNS)];
-        self.write_strip("Each node, <i>Π</i>", &self.before, shown, out)?;
+        let (shown, which) = self.shown();
+        self.write_strip("Each node, <i>Π</i>", &self.before, &shown, out)?;
         if !self.graph.cliques.is_empty() {
             let of_clique: Vec<Vec<f64>> = self
                 .graph
@@ -69,9 +68,34 @@ impl<'a> Histograms<'a> {
                 None => self.before[node].clone(),
             };
             let rows: Vec<Vec<f64>> = (0..self.graph.n_nodes).map(of_node).collect();
-            self.write_strip("Its clique", &rows, shown, out)?;
+            self.write_strip("Its clique", &rows, &shown, out)?;
         }
-        self.write_strip("After mixing, <i>WΠ</i>", &self.after, shown, out)
+        self.write_strip("After mixing, <i>WΠ</i>", &self.after, &shown, out)?;
+        match which.is_empty() {
+            true => Ok(()),
+            false => write!(out, "<p class=\"note\">{which}</p>"),
+        }
+    }
+
+    // The columns, and which they are if they are not all nodes: whole cliques, or nodes of all classes.
+    fn shown(&self) -> (Vec<usize>, String) {
+        let order = self.graph.order();
+        let stride = order.len().div_ceil(MAX_COLUMNS);
+        let n_nodes = count(order.len() as u64);
+        match self.graph.cliques.is_empty() {
+            _ if stride <= 1 => (order, String::new()),
+            false => {
+                let shown = order[..MAX_COLUMNS].to_vec();
+                (
+                    shown,
+                    format!("The first {MAX_COLUMNS} of {n_nodes} nodes."),
+                )
+            }
+            true => {
+                let shown = order.into_iter().step_by(stride).collect();
+                (shown, format!("One of {stride} of the {n_nodes} nodes."))
+            }
+        }
     }
 
     // The root of a share is its shade: a tenth must differ from nothing and from a third.

@@ -46,7 +46,7 @@ fn circle_of_cliques(graph: &Graph) -> Vec<Place> {
     let n_cliques = graph.cliques.len();
     // As large as their distance on the large circle lets them be.
     let apart = (TAU / n_cliques as f64 / 2.0).sin();
-    let small = (0.5 * apart / (1.0 + apart) * 0.74).min(0.17);
+    let small = (0.5 * apart / (1.0 + apart) * 0.8).min(0.17);
     let centre = |clique_idx| on_circle((0.5, 0.5), 0.48 - small, clique_idx, n_cliques);
     let mut places = vec![(0.5, 0.5); graph.n_nodes];
     for (clique_idx, clique) in graph.cliques.iter().enumerate() {
@@ -110,9 +110,13 @@ fn nearest_slots(
     nodes.into_iter().map(nearest).collect()
 }
 
-// The nodes along a ring, or by number if every node has its neighbours at the same offsets.
-fn circle_order(graph: &Graph) -> Option<Vec<usize>> {
+/// The nodes along a ring, or by number if every node has its neighbours at the same offsets. None for
+/// other graphs.
+pub(super) fn circle_order(graph: &Graph) -> Option<Vec<usize>> {
     let n = graph.n_nodes;
+    if n == 0 {
+        return None;
+    }
     let offsets = |node: usize| {
         let offsets = graph.neighbours[node]
             .iter()
@@ -121,7 +125,8 @@ fn circle_order(graph: &Graph) -> Option<Vec<usize>> {
         offsets.sort_unstable();
         offsets
     };
-    let is_circulant = n > 0 && (1..n).all(|node| offsets(node) == offsets(0));
+    let first = offsets(0);
+    let is_circulant = (1..n).all(|node| offsets(node) == first);
     if is_circulant {
         return Some((0..n).collect());
     }

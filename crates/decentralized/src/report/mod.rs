@@ -6,7 +6,7 @@
 //!
 //! In reading order:
 //! - `page`: the whole, with its style sheet `style.css`.
-//! - `table`: the runs side by side.
+//! - `table`, `columns`: the runs side by side.
 //! - `plots`, `chart`, `scale`, `labels`: what is plotted, and how.
 //! - `edges`, `layout`, `graph`: the graph of a topology.
 //! - `histogram`: classes of nodes before and after mixing.
@@ -20,6 +20,7 @@ use crate::record::{Evaluation, RunHeader};
 use crate::topology::Clique;
 
 mod chart;
+mod columns;
 mod edges;
 mod graph;
 mod histogram;

@@ -3,8 +3,8 @@
 use std::fmt::{self, Write as _};
 
 use super::edges::Graph;
-use super::graph::{is_node_link, write_graph};
-use super::histogram::{Histograms, MAX_COLUMNS};
+use super::graph::{has_arrows, is_node_link, write_graph};
+use super::histogram::Histograms;
 use super::text::{self, Escaped};
 use super::{RunReport, plots, table};
 
@@ -31,7 +31,7 @@ pub(super) fn write_page(title: &str, runs: &[RunReport<'_>], out: &mut String) 
         "</style></head><body><header><h1>{}</h1>",
         Escaped(title)
     )?;
-    table::write_facts(runs, out)?;
+    table::write_common(runs, out)?;
     out.write_str("</header><main>")?;
     if runs.is_empty() {
         out.write_str("<p>There are no runs.</p>")?;
@@ -79,7 +79,7 @@ fn write_legend(runs: &[RunReport<'_>], out: &mut String) -> fmt::Result {
         write!(
             out,
             "<label class=\"r{run_idx}\"><input type=\"checkbox\" id=\"s{run_idx}\" checked>\
-             <i class=\"swatch\"></i>{}</label>",
+             {}</label>",
             Escaped(&run.header.name)
         )?;
     }
@@ -110,19 +110,17 @@ fn write_topologies(runs: &[RunReport<'_>], out: &mut String) -> fmt::Result {
 fn write_reading(graphs: &[Option<Graph>], out: &mut String) -> fmt::Result {
     let graphs = || graphs.iter().flatten();
     out.write_str("<p class=\"note\">")?;
-    if graphs().any(|graph| !graph.cliques.is_empty()) {
+    if graphs().any(|graph| is_node_link(graph) && !graph.cliques.is_empty()) {
         out.write_str("Edges within cliques are light, those between cliques strong. ")?;
     }
-    if graphs().any(|graph| graph.edges.iter().any(|edge| edge.is_directed)) {
+    if graphs().any(has_arrows) {
         out.write_str("Arrows point to the node that receives. ")?;
     }
     if graphs().any(|graph| !is_node_link(graph)) {
         out.write_str("Large graphs are adjacency matrices: rows receive, columns send. ")?;
     }
-    let n_classes = graphs()
-        .flat_map(|graph| graph.class_of.iter().flatten())
-        .max()
-        .map(|class| class + 1);
+    let classes = graphs().flat_map(|graph| graph.class_of.iter().flatten());
+    let n_classes = classes.max().map(|class| class + 1);
     if n_classes.is_some() {
         out.write_str(
             "Below each graph its label histograms: a column for each node, in the order of cliques or \
@@ -131,7 +129,8 @@ fn write_reading(graphs: &[Option<Graph>], out: &mut String) -> fmt::Result {
         )?;
     }
     out.write_str("</p>")?;
-    let Some(n_classes) = n_classes.filter(|&n| n <= N_CLASS_COLOURS) else {
+    let has_colours = |&n: &usize| n <= N_CLASS_COLOURS && graphs().any(is_node_link);
+    let Some(n_classes) = n_classes.filter(has_colours) else {
         return Ok(());
     };
     out.write_str("<p class=\"classes\">Main class of a node: ")?;
@@ -149,14 +148,15 @@ fn write_topology(
 ) -> fmt::Result {
     write!(
         out,
-        "<figure class=\"card topology r{run_idx}\"><figcaption><i class=\"swatch\"></i><b>{}</b> {}, {} nodes, {} edges",
+        "<figure class=\"card topology r{run_idx}\"><figcaption><b><i class=\"swatch\"></i>{}</b>{} · {} \
+         nodes, {} edges",
         Escaped(&run.header.name),
         Escaped(&run.header.topology),
         text::count(graph.n_nodes as u64),
         text::count(graph.edges.len() as u64),
     )?;
     if run.header.period > 1 {
-        write!(out, "; the first of {} rounds", run.header.period)?;
+        write!(out, ", round 1 of {}", run.header.period)?;
     }
     out.write_str("</figcaption>")?;
     write_graph(graph, run.classes, N_CLASS_COLOURS, out)?;
@@ -165,13 +165,6 @@ fn write_topology(
         .and_then(|mixing| Histograms::new(graph, mixing, run.classes));
     if let Some(histograms) = histograms {
         histograms.write(out)?;
-        if graph.n_nodes > MAX_COLUMNS {
-            let n_nodes = text::count(graph.n_nodes as u64);
-            write!(
-                out,
-                "<p class=\"note\">The first {MAX_COLUMNS} of {n_nodes} nodes.</p>"
-            )?;
-        }
     }
     out.write_str("</figure>")
 }

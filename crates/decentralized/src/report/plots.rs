@@ -35,37 +35,37 @@ enum Value {
 const PLOTS: [Plot; 6] = [
     Plot {
         title: "Accuracy by epoch",
-        note: "mean over nodes; the band is from the worst to the best",
+        note: "Mean over nodes; the band is from the worst to the best.",
         across: Across::Epochs,
         value: accuracy,
     },
     Plot {
         title: "Accuracy by bytes sent",
-        note: "by all nodes together; every message of every round counts",
+        note: "Every message of every round, of all nodes together.",
         across: Across::Bytes,
         value: accuracy,
     },
     Plot {
         title: "Test loss",
-        note: "mean over nodes",
+        note: "Mean over nodes.",
         across: Across::Epochs,
         value: |e| Some(Value::Number(e.test_loss)),
     },
     Plot {
         title: "Consensus distance",
-        note: "(1/n) Σ ‖θᵢ − θ̄‖², how far models are from their mean",
+        note: "How far models are from their mean: (1/n) Σ ‖θᵢ − θ̄‖².",
         across: Across::Epochs,
         value: |e| Some(Value::Number(e.consensus_distance)),
     },
     Plot {
-        title: "Heterogeneity of neighbourhoods: bias",
-        note: "how far averages over neighbours are from the average over all nodes",
+        title: "Neighborhood heterogeneity: bias",
+        note: "How far averages over neighbours are from that over all.",
         across: Across::Epochs,
         value: |e| heterogeneity(e, |h| h.bias),
     },
     Plot {
-        title: "Heterogeneity of neighbourhoods: variance",
-        note: "what averages over neighbours keep of the noise of single nodes",
+        title: "Neighborhood heterogeneity: variance",
+        note: "What such averages keep of the noise of single nodes.",
         across: Across::Epochs,
         value: |e| heterogeneity(e, |h| h.variance),
     },
@@ -108,7 +108,7 @@ pub(super) fn write_plots(runs: &[RunReport<'_>], out: &mut String) -> fmt::Resu
         let (title, note) = (plot.title, plot.note);
         write!(
             out,
-            "<figure class=\"card\"><figcaption><b>{title}</b> {note}</figcaption>"
+            "<figure class=\"card\"><figcaption><b>{title}</b>{note}</figcaption>"
         )?;
         chart.write(out)?;
         out.write_str("</figure>")?;

@@ -2,9 +2,11 @@
 
 use super::text;
 
-/// Decades that a logarithmic axis shows; what is smaller lies on its edge. Models of a complete graph
-/// differ by rounding alone, thirty decades below the others.
+/// Decades that a logarithmic axis shows, and an empty stretch, in decades, below which it shows nothing:
+/// what is smaller lies on its edge. Models of a complete graph differ by rounding alone, thirty
+/// decades below the others.
 const MAX_DECADES: f64 = 9.0;
+const MAX_GAP: f64 = 3.0;
 
 /// What the numbers of an axis are.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,23 +39,20 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// An axis over `values`, those that are not finite left out, with ends that are ticks. None
+    /// An axis over `values`, those that are not finite left out, with a little room past them. None
     /// without values.
     pub(super) fn linear(unit: Unit, values: impl Iterator<Item = f64>) -> Option<Self> {
-        let (mut from, mut to) = bounds(values.filter(|value| value.is_finite()))?;
-        if unit == Unit::Percent {
-            (from, to) = (from.max(0.0), to.min(1.0));
-        }
-        if to - from <= 1e-9 * to.abs().max(1e-9) {
-            let margin = if to == 0.0 { 1.0 } else { to.abs() * 0.05 };
-            (from, to) = (from - margin, to + margin);
-        }
-        let step = step(to - from);
+        let (low, high) = bounds(values.filter(|value| value.is_finite()))?;
+        let margin = match high - low > 1e-9 * high.abs().max(1e-9) {
+            true => (high - low) * 0.04,
+            false if high == 0.0 => 1.0,
+            false => high.abs() * 0.05,
+        };
         let scale = Self {
             unit,
             is_log: false,
-            from: (from / step + 1e-9).floor() * step,
-            to: (to / step - 1e-9).ceil() * step,
+            from: low - margin,
+            to: high + margin,
             is_cut: false,
         };
         Some(scale)
@@ -74,9 +73,14 @@ impl Scale {
 
     /// A logarithmic axis over `values`, those that are not positive left out. None without values.
     pub(super) fn log(unit: Unit, values: impl Iterator<Item = f64>) -> Option<Self> {
-        let logs = values.filter(|&value| value > 0.0 && value.is_finite());
-        let (smallest, to) = bounds(logs.map(f64::log10))?;
-        let from = smallest.max(to - MAX_DECADES);
+        let positive = values.filter(|&value| value > 0.0 && value.is_finite());
+        let mut logs: Vec<f64> = positive.map(f64::log10).collect();
+        logs.sort_by(|a, b| b.total_cmp(a));
+        let (&to, &smallest) = (logs.first()?, logs.last()?);
+        let is_far = |pair: &[f64]| pair[0] - pair[1] > MAX_GAP || pair[1] < to - MAX_DECADES;
+        let gap = logs.windows(2).find(|pair| is_far(pair));
+        // A whole decade, so that the edge's label is short.
+        let from = gap.map_or(smallest, |pair| (pair[0] - 0.3).floor());
         // A constant gets a third of a decade either side.
         let margin = if to - from < 0.1 {
             0.33
@@ -115,6 +119,10 @@ impl Scale {
         } else {
             multiples(step(self.to - self.from), self.from, self.to)
         };
+        if self.unit == Unit::Percent {
+            // The room past all and nothing is of no share.
+            values.retain(|value| (-1e-9..1.0 + 1e-9).contains(value));
+        }
         if self.is_cut {
             // The edge has a label of its own.
             let room = (self.to - self.from) * 0.06;
@@ -210,14 +218,13 @@ mod tests {
     #[test]
     fn ticks_are_round() {
         let check = |scale, expect: &[&str]| assert_eq!(labels(scale), expect);
-        let of = |values: &[f64]| values.to_vec().into_iter();
+        fn of(values: &[f64]) -> impl Iterator<Item = f64> {
+            values.iter().copied()
+        }
         let percent = Scale::linear(Unit::Percent, of(&[0.83, 0.925]));
+        check(percent, &["84 %", "86 %", "88 %", "90 %", "92 %"]);
         check(
-            percent,
-            &["82 %", "84 %", "86 %", "88 %", "90 %", "92 %", "94 %"],
-        );
-        check(
-            Scale::linear(Unit::Percent, of(&[0.1, 1.0])),
+            Scale::linear(Unit::Percent, of(&[0.0, 1.0])),
             &["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"],
         );
         check(
@@ -233,8 +240,8 @@ mod tests {
             &["5 MB", "10 MB", "20 MB"],
         );
         check(
-            Scale::log(Unit::Number, of(&[1e-30, 1e-4, 1.0])),
-            &["≤ 10⁻⁹", "10⁻⁸", "10⁻⁶", "10⁻⁴", "0.01", "1"],
+            Scale::log(Unit::Number, of(&[1e-30, 4e-3, 1.0])),
+            &["≤ 10⁻³", "0.01", "0.1", "1"],
         );
     }
 
@@ -256,7 +263,7 @@ mod tests {
         for value in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert_eq!(log.place(value), None, "{value}");
         }
-        let linear = Scale::linear(Unit::Number, [1.0, f64::NAN, 2.0].into_iter());
+        let linear = Scale::tight(Unit::Number, [1.0, f64::NAN, 2.0].into_iter());
         let linear = linear.expect("values");
         assert_eq!(
             (linear.place(1.0), linear.place(2.0)),

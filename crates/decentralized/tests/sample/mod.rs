@@ -16,16 +16,16 @@ const N_PARAMS: usize = 7_850;
 const ROUNDS_PER_EPOCH: f64 = 3.90625;
 
 /// A run that owns what its report borrows.
-pub struct Sample {
-    pub header: RunHeader,
-    pub evaluations: Vec<Evaluation>,
-    pub mixing: MixingMatrix,
-    pub cliques: Vec<Clique>,
-    pub classes: ClassCounts,
+pub(crate) struct Sample {
+    pub(crate) header: RunHeader,
+    pub(crate) evaluations: Vec<Evaluation>,
+    pub(crate) mixing: MixingMatrix,
+    pub(crate) cliques: Vec<Clique>,
+    pub(crate) classes: ClassCounts,
 }
 
 impl Sample {
-    pub fn report(&self) -> RunReport<'_> {
+    pub(crate) fn report(&self) -> RunReport<'_> {
         RunReport {
             header: &self.header,
             evaluations: &self.evaluations,
@@ -40,7 +40,7 @@ impl Sample {
 type Curve = ([f64; 5], f64, f64);
 
 /// Eight runs of `n_nodes` nodes with `n_evaluations` each.
-pub fn samples(n_nodes: usize, n_evaluations: usize) -> Vec<Sample> {
+pub(crate) fn samples(n_nodes: usize, n_evaluations: usize) -> Vec<Sample> {
     let mut rng = seed::rng(1, 0);
     let classes = two_shards(n_nodes, &mut rng);
     let cliques = cliques(&classes, &mut rng);
@@ -136,7 +136,8 @@ fn header(
         .filter(|(row, col, _)| row != col)
         .map(|(row, col, _)| (row, col))
         .collect();
-    let is_counted = |&(row, col): &(usize, usize)| row < col || !directed.contains(&(col, row));
+    let is_edge = |row: usize, col: usize| mixing.row(row).0.binary_search(&(col as u32)).is_ok();
+    let is_counted = |&(row, col): &(usize, usize)| row < col || !is_edge(col, row);
     let degree = |node: usize| mixing.row(node).0.len() - 1;
     let distance = |nodes: &Clique| -> f64 {
         let all = classes.proportions_of(0..n_nodes);
@@ -194,7 +195,7 @@ fn heterogeneity(mixing: &MixingMatrix, classes: &ClassCounts) -> Heterogeneity 
     for node in 0..n {
         let (cols, weights) = mixing.row(node);
         squares += weights.iter().map(|weight| weight * weight).sum::<f64>();
-        let mut mixed = vec![0.0; N_CLASSES];
+        let mut mixed = [0.0; N_CLASSES];
         for (&col, weight) in cols.iter().zip(weights) {
             let shares = classes.proportions(col as usize);
             mixed
@@ -217,10 +218,11 @@ fn heterogeneity(mixing: &MixingMatrix, classes: &ClassCounts) -> Heterogeneity 
 fn evaluations(header: &RunHeader, curve: Curve, n_evaluations: usize) -> Vec<Evaluation> {
     let (accuracies, below, above) = curve;
     let labels = header.heterogeneity.unwrap_or_default();
+    let mut noise = seed::rng(2, header.n_edges);
     let evaluation = |i: usize| {
         let epoch = header.epochs * (i as f64 / (n_evaluations - 1).max(1) as f64).powf(1.5);
         let round = (epoch * ROUNDS_PER_EPOCH).round();
-        let wave = (i as f64 * 1.7).sin() * 0.004 * below.min(8.0) / (1.0 + epoch / 20.0);
+        let wave = noise.random_range(-1.0..1.0) * 0.004 * below.min(8.0) / (1.0 + epoch / 20.0);
         let mean = along(&accuracies, epoch) / 100.0 + wave * mean_room(epoch);
         let width = (epoch / 2.0).min(1.0) * (20.0 / (epoch + 20.0) + 0.5) / 100.0;
         let (min, max) = ((mean - below * width).max(0.02), mean + above * width);
@@ -326,7 +328,11 @@ fn d_cliques(cliques: &[Clique], is_full: bool) -> Vec<(usize, usize)> {
     for a in 0..n {
         for b in a + 1..n {
             if is_full || b == a + 1 || (a == 0 && b == n - 1) {
-                let (i, j) = if is_full { (b - 1, a) } else { (0, 5) };
+                let (i, j) = match b == a + 1 {
+                    _ if is_full => (b - 1, a),
+                    true => (0, 5),
+                    false => (5, 0),
+                };
                 let node =
                     |clique: usize, i: usize| cliques[clique][i % cliques[clique].len()] as usize;
                 edges.push((node(a, i), node(b, j)));
@@ -395,7 +401,7 @@ fn random_regular(n_nodes: usize, degree: usize, rng: &mut Rng) -> Vec<(usize, u
 }
 
 /// The mixing matrix of a graph with `1/(max(degrees) + 1)` on edges.
-pub fn metropolis_hastings(n_nodes: usize, edges: &[(usize, usize)]) -> MixingMatrix {
+pub(crate) fn metropolis_hastings(n_nodes: usize, edges: &[(usize, usize)]) -> MixingMatrix {
     let mut neighbours = vec![std::collections::BTreeSet::new(); n_nodes];
     for &(a, b) in edges.iter().filter(|(a, b)| a != b) {
         neighbours[a].insert(b);

@@ -50,6 +50,28 @@ pub enum LinalgError {
         /// Values from one column to the next.
         col_stride: usize,
     },
+    /// Rows of a sparse matrix do not end where its entries do, or one ends before it begins.
+    #[error("row {row} of a sparse matrix ends at entry {end}, expected {expected}")]
+    RowEnd {
+        /// The row.
+        row: usize,
+        /// Where it ends.
+        end: usize,
+        /// What it may be.
+        expected: String,
+    },
+    /// A column of a sparse matrix lies outside of it, or is not beyond the one before in its row.
+    #[error(
+        "row {row} of a sparse matrix names column {col}, expected ascending columns below {n_cols}"
+    )]
+    Column {
+        /// The row.
+        row: usize,
+        /// The column.
+        col: u32,
+        /// Columns of the matrix.
+        n_cols: usize,
+    },
     /// The machine lacks an instruction set that was asked for.
     #[error("this machine has no {0} instructions")]
     Isa(Isa),

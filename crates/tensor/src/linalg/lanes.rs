@@ -3,6 +3,7 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
+use crate::cpu::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::lanes::{Avx2Lanes, Avx512Lanes};
 use crate::cpu::lanes::{LANES, Lanes, PortableLanes};
@@ -17,6 +18,60 @@ pub(super) trait EndLanes: Lanes {
     unsafe fn store_first(self, to: *mut f32, n: usize);
     /// The sum over the lanes of each of four, always in the same order.
     unsafe fn sums(four: [Self; 4]) -> [f32; 4];
+    /// Stores past the caches, to a place aligned to 64 bytes; [`stored_past_caches`] must follow.
+    unsafe fn store_past_caches(self, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { self.store(to) }
+    }
+}
+
+/// Makes what was stored past the caches visible to other threads, before whatever tells them.
+#[inline(always)]
+pub(super) fn stored_past_caches() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of the target.
+    unsafe {
+        _mm_sfence();
+    }
+}
+
+/// Something to do on sixteen lanes, compiled once for every instruction set.
+///
+/// Implementations are `#[inline(always)]` plain loops: what is not inlined, such as a closure, runs
+/// without the set's instructions.
+pub(super) trait LaneWork {
+    /// # Safety
+    /// The instructions of `L` are available.
+    unsafe fn run<L: EndLanes>(self);
+}
+
+/// Runs `work` on the lanes of `isa`.
+///
+/// # Safety
+/// This machine must have `isa`.
+pub(super) unsafe fn on_lanes(isa: Isa, work: impl LaneWork) {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    unsafe fn avx512(work: impl LaneWork) {
+        // SAFETY: the caller's promise.
+        unsafe { work.run::<Avx512Lanes>() }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx2(work: impl LaneWork) {
+        // SAFETY: the caller's promise.
+        unsafe { work.run::<Avx2Lanes>() }
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Bf16 => avx512(work),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2(work),
+            _ => work.run::<PortableLanes>(),
+        }
+    }
 }
 
 // SAFETY (of every block below): the caller runs where the instructions are available, and pointers
@@ -95,7 +150,23 @@ impl EndLanes for Avx2Lanes {
     #[inline(always)]
     unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
         // SAFETY: see above.
-        unsafe { sums_of_eight(four.map(|x| _mm256_add_ps(x.0, x.1))) }
+        unsafe {
+            let [a, b, c, d] = four;
+            sums_of_eight([
+                _mm256_add_ps(a.0, a.1),
+                _mm256_add_ps(b.0, b.1),
+                _mm256_add_ps(c.0, c.1),
+                _mm256_add_ps(d.0, d.1),
+            ])
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_past_caches(self, to: *mut f32) {
+        // SAFETY: see above; 64 bytes are more than the 32 needed.
+        unsafe {
+            _mm256_stream_ps(to, self.0);
+            _mm256_stream_ps(to.add(8), self.1);
+        }
     }
 }
 
@@ -152,5 +223,10 @@ impl EndLanes for Avx512Lanes {
             _mm_storeu_ps(sums.as_mut_ptr(), sum);
         }
         sums
+    }
+    #[inline(always)]
+    unsafe fn store_past_caches(self, to: *mut f32) {
+        // SAFETY: see above.
+        unsafe { _mm512_stream_ps(to, self.0) }
     }
 }

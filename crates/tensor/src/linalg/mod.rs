@@ -6,8 +6,9 @@
 //! the number of threads.
 //!
 //! In reading order: [`Threads`] run pieces of work; [`MatRef`] and [`MatMut`] view slices as
-//! matrices; [`Gemm`] multiplies them.
+//! matrices; [`Gemm`] multiplies them; [`Csr`] mixes the rows of a matrix by a sparse one.
 
+mod csr;
 mod error;
 mod gemm;
 mod lanes;
@@ -15,6 +16,7 @@ mod mat;
 mod scratch;
 mod threads;
 
+pub use csr::Csr;
 pub use error::LinalgError;
 pub use gemm::{Gemm, GemmBatch};
 pub use mat::{MatMut, MatRef};

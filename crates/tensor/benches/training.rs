@@ -197,11 +197,11 @@ fn products(isa: Isa) -> Vec<Op> {
 }
 
 /// Models of `n_cols` weights mixed by a matrix, on all cores.
-fn mixing(isa: Isa, name: &str, n_cols: usize, rows: Vec<Vec<u32>>) -> Op {
+fn mixing(isa: Isa, name: &str, n_cols: usize, rows: &[Vec<u32>]) -> Op {
     let n_rows = rows.len();
     let mut starts = vec![0];
     let mut values = Vec::new();
-    for row in &rows {
+    for row in rows {
         starts.push(starts[starts.len() - 1] + row.len());
         values.extend(row.iter().map(|_| 1.0 / row.len() as f32));
     }
@@ -210,6 +210,7 @@ fn mixing(isa: Isa, name: &str, n_cols: usize, rows: Vec<Vec<u32>>) -> Op {
     let threads = Threads::new(n_cores()).expect("threads");
     let x = numbers(n_rows * n_cols);
     let mut out = Scratch::zeroed(n_rows * n_cols);
+    let mut scratches = Vec::new();
     let bytes = Cost::Bytes(2 * size_of_val(&x[..]));
     Op::new(
         format!("mixing, {name}, {n_rows} x {n_cols}"),
@@ -217,7 +218,7 @@ fn mixing(isa: Isa, name: &str, n_cols: usize, rows: Vec<Vec<u32>>) -> Op {
         move || {
             let x = MatRef::new(&x, n_rows, n_cols).expect("a view");
             let view = MatMut::new(&mut out, n_rows, n_cols).expect("a view");
-            csr.mul(&threads, x, view).expect("shapes");
+            csr.mul(&threads, &mut scratches, x, view).expect("shapes");
             black_box(&mut out);
         },
     )
@@ -257,22 +258,22 @@ fn cliques(n: usize, is_linked: bool) -> Vec<Vec<u32>> {
 
 /// What a round of the simulator mixes.
 fn mixings(isa: Isa) -> Vec<Op> {
-    let complete = |n: u32| (0..n).map(|_| (0..n).collect()).collect();
+    let complete = |n: u32| (0..n).map(|_| (0..n).collect()).collect::<Vec<_>>();
     // Weights of the linear model and of GN-LeNet, in whole cache lines.
     const LINEAR: usize = 7856;
     const LENET: usize = 85_360;
     vec![
-        mixing(isa, "random 10", LINEAR, random(100, 10)),
-        mixing(isa, "complete", LINEAR, complete(100)),
-        mixing(isa, "random 10", LINEAR, random(1000, 10)),
-        mixing(isa, "random 10", LINEAR - 6, random(1000, 10)),
-        mixing(isa, "cliques, linked", LINEAR, cliques(1000, true)),
-        mixing(isa, "cliques", LINEAR, cliques(1000, false)),
-        mixing(isa, "complete", LINEAR, complete(1000)),
-        mixing(isa, "random 10", LENET, random(100, 10)),
-        mixing(isa, "complete", LENET, complete(100)),
-        mixing(isa, "random 10", LINEAR, random(10_000, 10)),
-        mixing(isa, "cliques, linked", LINEAR, cliques(10_000, true)),
+        mixing(isa, "random 10", LINEAR, &random(100, 10)),
+        mixing(isa, "complete", LINEAR, &complete(100)),
+        mixing(isa, "random 10", LINEAR, &random(1000, 10)),
+        mixing(isa, "random 10", LINEAR - 6, &random(1000, 10)),
+        mixing(isa, "cliques, linked", LINEAR, &cliques(1000, true)),
+        mixing(isa, "cliques", LINEAR, &cliques(1000, false)),
+        mixing(isa, "complete", LINEAR, &complete(1000)),
+        mixing(isa, "random 10", LENET, &random(100, 10)),
+        mixing(isa, "complete", LENET, &complete(100)),
+        mixing(isa, "random 10", LINEAR, &random(10_000, 10)),
+        mixing(isa, "cliques, linked", LINEAR, &cliques(10_000, true)),
     ]
 }
 

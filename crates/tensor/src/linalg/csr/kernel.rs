@@ -7,13 +7,20 @@ use crate::cpu::isa::Isa;
 use crate::cpu::lanes::LANES;
 use crate::linalg::lanes::{EndLanes, LaneWork, on_lanes, stored_past_caches};
 
+/// Rows that are fetched before they are copied.
+const ROWS_AHEAD: usize = 8;
+
 /// Some rows and columns of a product.
 pub(super) struct Piece<'a> {
     pub(super) csr: &'a Csr,
     pub(super) groups: Range<usize>,
     pub(super) cols: Range<usize>,
+    /// Row `i` of the dense matrix, from column `x_col` on, is `x[i · x_row ..]`.
     pub(super) x: *const f32,
     pub(super) x_row: usize,
+    pub(super) x_col: usize,
+    /// Where the piece's columns are gathered before they are read again and again.
+    pub(super) gathered: Option<&'a mut [f32]>,
     pub(super) out: *mut f32,
     pub(super) out_row: usize,
     /// Whether results go past the caches.
@@ -27,6 +34,38 @@ impl Piece<'_> {
     pub(super) unsafe fn run(self, isa: Isa) {
         // SAFETY: the caller's promise.
         unsafe { on_lanes(isa, self) };
+    }
+
+    /// Copies the piece's columns of all rows side by side, in order and far ahead: rows would
+    /// else come from memory one cache miss after the other.
+    ///
+    /// # Safety
+    /// As [`Piece::run`].
+    #[inline(always)]
+    unsafe fn gather<L: EndLanes>(&self, to: &mut [f32]) {
+        let n_cols = self.cols.len();
+        let to_row = n_cols.next_multiple_of(LANES);
+        let n_last = n_cols - (to_row - LANES);
+        for (row, to) in to
+            .chunks_exact_mut(to_row)
+            .take(self.csr.n_cols)
+            .enumerate()
+        {
+            let from = self.x.wrapping_add(row * self.x_row + self.cols.start);
+            let ahead = from.wrapping_add(ROWS_AHEAD * self.x_row);
+            for at in (0..to_row).step_by(LANES) {
+                fetch(ahead.wrapping_add(at));
+                // SAFETY: the caller's promise; the last register has `n_last` columns.
+                unsafe {
+                    let from = from.add(at);
+                    let x = match at + LANES == to_row {
+                        true => L::load_first(from, n_last),
+                        false => L::load_f32(from),
+                    };
+                    x.store(to.as_mut_ptr().add(at));
+                }
+            }
+        }
     }
 
     /// `N` registers of columns from `col` on, of all rows of a group. The last register has
@@ -48,7 +87,7 @@ impl Piece<'_> {
         unsafe {
             let mut sums = [L::zero(); N];
             for (&row, &value) in cols.iter().zip(values) {
-                let from = self.x.add(row as usize * self.x_row + col);
+                let from = self.x.add(row as usize * self.x_row + col - self.x_col);
                 let value = L::splat(value);
                 for (i, sum) in sums.iter_mut().enumerate() {
                     let from = from.add(i * LANES);
@@ -61,7 +100,7 @@ impl Piece<'_> {
             }
             for &row in rows {
                 let to = self.out.add(row as usize * self.out_row + col);
-                let is_aligned = to.addr() % (LANES * size_of::<f32>()) == 0;
+                let is_aligned = to.addr().is_multiple_of(LANES * size_of::<f32>());
                 for (i, sum) in sums.into_iter().enumerate() {
                     let to = to.add(i * LANES);
                     match (ENDS && i == N - 1, self.is_large && is_aligned) {
@@ -100,7 +139,14 @@ impl Piece<'_> {
 
 impl LaneWork for Piece<'_> {
     #[inline(always)]
-    unsafe fn run<L: EndLanes>(self) {
+    unsafe fn run<L: EndLanes>(mut self) {
+        if let Some(to) = self.gathered.take() {
+            // SAFETY: the caller's promise.
+            unsafe { self.gather::<L>(to) };
+            self.x = to.as_ptr();
+            self.x_row = self.cols.len().next_multiple_of(LANES);
+            self.x_col = self.cols.start;
+        }
         for group in self.groups.clone() {
             let members = self.csr.group_starts[group]..self.csr.group_starts[group + 1];
             let rows = &self.csr.members[members];
@@ -115,4 +161,17 @@ impl LaneWork for Piece<'_> {
         }
         stored_past_caches();
     }
+}
+
+/// Brings the cache line of any address, valid or not, near.
+#[inline(always)]
+fn fetch(at: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch of any address is allowed; SSE is part of the target.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }

@@ -56,7 +56,7 @@ proptest! {
             // What was there must not matter, and what lies between rows must stay.
             let mut out = vec![f32::NAN; rows.len() * row_stride];
             let view = MatMut::with_strides(&mut out, rows.len(), p, row_stride, 1);
-            csr.mul(&threads, x_view, view.expect("a view")).expect("shapes");
+            csr.mul(&threads, &mut Vec::new(), x_view, view.expect("a view")).expect("shapes");
             for (i, row) in rows.iter().enumerate() {
                 for j in 0..row_stride {
                     let got = out[i * row_stride + j];
@@ -77,7 +77,7 @@ fn bits_depend_neither_on_threads_nor_on_equal_rows() {
     let n = 50;
     let row = |i: u32| -> Vec<(u32, f32)> {
         (0..n)
-            .filter(|j| (i / 5 + j) % 3 == 0)
+            .filter(|j| (i / 5 + j).is_multiple_of(3))
             .map(|j| (j, 1.0 / (1 + i / 5 + j) as f32))
             .collect()
     };
@@ -93,18 +93,63 @@ fn bits_depend_neither_on_threads_nor_on_equal_rows() {
             let alone = csr(50, &vec![rows[i].clone()]);
             let threads = Threads::new(1).expect("threads");
             let out = MatMut::new(expected, 1, p).expect("a view");
-            alone.mul(&threads, x, out).expect("shapes");
+            alone
+                .mul(&threads, &mut Vec::new(), x, out)
+                .expect("shapes");
         }
         for n_threads in [1, 2, 3] {
             let threads = Threads::new(n_threads).expect("threads");
             let mut out = super::super::Scratch::zeroed(50 * p);
             let view = MatMut::new(&mut out, 50, p).expect("a view");
-            equal.mul(&threads, x, view).expect("shapes");
+            equal
+                .mul(&threads, &mut Vec::new(), x, view)
+                .expect("shapes");
             let are_same = out
                 .iter()
                 .zip(&expected)
                 .all(|(x, y)| x.to_bits() == y.to_bits());
             assert!(are_same, "{n_threads} threads, {p} columns");
+        }
+    }
+}
+
+#[test]
+fn rows_far_apart_are_gathered_to_the_same_bits() {
+    let n = 300_u32;
+    let row = |i: u32| -> Vec<(u32, f32)> {
+        let mut cols: Vec<_> = [0, 101, 202].map(|far| (i * 7 + far) % n).into();
+        cols.sort_unstable();
+        cols.into_iter()
+            .map(|j| (j, 1.0 / (1 + i + j) as f32))
+            .collect()
+    };
+    let rows: Rows = (0..n).map(row).collect();
+    let far = csr(n as usize, &rows);
+    assert!(!far.is_local);
+    let p = LARGE_BYTES / size_of::<f32>() / 300 + 7;
+    let x = numbers(300 * p);
+    let x = MatRef::new(&x, 300, p).expect("a view");
+    let threads = Threads::new(2).expect("threads");
+    for isa in Isa::available() {
+        let far = far.clone().with_isa(isa).expect("instructions");
+        let mut out = vec![f32::NAN; 300 * p];
+        let view = MatMut::new(&mut out, 300, p).expect("a view");
+        far.mul(&threads, &mut Vec::new(), x, view).expect("shapes");
+        for i in [0, 1, 150, 299] {
+            let alone = csr(300, &vec![rows[i].clone()])
+                .with_isa(isa)
+                .expect("instructions");
+            let mut expected = vec![0.0; p];
+            let view = MatMut::new(&mut expected, 1, p).expect("a view");
+            alone
+                .mul(&threads, &mut Vec::new(), x, view)
+                .expect("shapes");
+            let got = &out[i * p..(i + 1) * p];
+            let are_same = got
+                .iter()
+                .zip(&expected)
+                .all(|(x, y)| x.to_bits() == y.to_bits());
+            assert!(are_same, "{isa}, row {i}");
         }
     }
 }
@@ -151,7 +196,7 @@ fn shapes_that_disagree_are_refused_by_name() {
     let mut out = [0.0; 12];
     let mut refused = |x: MatRef<'_>, n_rows, n_cols, col_stride| {
         let out = MatMut::with_strides(&mut out, n_rows, n_cols, 2 * n_cols, col_stride);
-        let mul = csr.mul(&threads, x, out.expect("a view"));
+        let mul = csr.mul(&threads, &mut Vec::new(), x, out.expect("a view"));
         mul.expect_err("shapes").to_string()
     };
     let x = |n_rows, n_cols| MatRef::new(&data, n_rows, n_cols).expect("a view");

@@ -21,7 +21,7 @@ mod random_regular;
 mod ring;
 mod small_world;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use base::BaseGraph;
 pub use complete::Complete;

@@ -10,11 +10,13 @@ use crate::seed::Rng;
 /// from 5 on, and 20 take 0.1 s at n = 10,000, d = 10.
 const EXCHANGES_PER_EDGE: usize = 20;
 
-/// A random graph in which every node has `degree` neighbours; connected if `degree` is at least two.
+/// A random graph in which every node has `degree` neighbours; connected if `degree` is at least
+/// two.
 ///
-/// Starts from a ring-like graph and lets random pairs of edges exchange their ends, which leaves all
-/// degrees as they are and, repeated, comes close to a uniform choice among all such graphs. Pairing
-/// half-edges at random is uniform too, but has to be begun anew ever more often as degrees rise.
+/// Starts from a ring-like graph and lets random pairs of edges exchange their ends, which leaves
+/// all degrees as they are and, repeated, comes close to a uniform choice among all such graphs.
+/// Pairing half-edges at random is uniform too, but has to be begun anew ever more often as degrees
+/// rise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RandomRegular {
     /// Neighbours of each node: 1 to n − 1, and `degree · n` even.
@@ -104,9 +106,9 @@ impl Exchanges {
         true
     }
 
-    /// Joins components by exchanging ends between them. Every component has an edge on a cycle, as all
-    /// degrees are two or more; exchanged with any edge of another component it joins the two, so that
-    /// random edges soon do.
+    /// Joins components by exchanging ends between them. Every component has an edge on a cycle, as
+    /// all degrees are two or more; exchanged with any edge of another component it joins the two,
+    /// so that random edges soon do.
     fn join_components(&mut self, rng: &mut Rng) {
         let mut components = self.graph.components();
         while let [_, .., last] = components.as_slice() {

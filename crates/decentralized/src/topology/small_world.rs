@@ -138,7 +138,8 @@ mod tests {
             assert_eq!(moved.n_edges(), n_nodes * degree / 2);
             assert_eq!(moved == ring, degree + 1 == n_nodes);
         }
-        // 600 edges, of which a tenth moves: 60 ± 4 · 7.3; each stays where it is by chance in one of 90.
+        // 600 edges, of which a tenth moves: 60 ± 4 · 7.3; each stays where it is by chance in one
+        // of 90.
         let graph = watts_strogatz(200, 6, 0.1, &mut seed::rng(1, 0));
         let ring = Graph::circulant(200, 1..=3);
         let n_moved = ring.edges().filter(|&(a, b)| !graph.has_edge(a, b)).count();

@@ -29,7 +29,7 @@ impl Topology for RandomRegular {
     }
 
     fn connect(&self, nodes: &Nodes<'_>, rng: &mut Rng) -> Result<Schedule, TopologyError> {
-        nodes.check("random", self.degree)?;
+        nodes.check("random", self.degree.min(nodes.n_nodes))?;
         let n_nodes = nodes.n_nodes;
         let expected = |expected: String| {
             Err(TopologyError::Parameter {

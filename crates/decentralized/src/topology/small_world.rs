@@ -58,7 +58,7 @@ impl Topology for WattsStrogatz {
     }
 
     fn connect(&self, nodes: &Nodes<'_>, rng: &mut Rng) -> Result<Schedule, TopologyError> {
-        nodes.check("watts-strogatz", self.degree)?;
+        nodes.check("watts-strogatz", self.degree.min(nodes.n_nodes))?;
         let n_nodes = nodes.n_nodes;
         if !self.degree.is_multiple_of(2) || self.degree == 0 || self.degree >= n_nodes {
             let expected = format!("even, at least 2 and less than the {n_nodes} nodes");

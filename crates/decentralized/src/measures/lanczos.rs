@@ -18,10 +18,21 @@ const TOLERANCE: f64 = 1e-13;
 /// Products of at most this length are rounding of vectors of length one.
 const NOTHING: f64 = 1e-14;
 
+/// The ends of the spectrum that are asked for; the other one may not have converged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ends {
+    Both,
+    Largest,
+}
+
 /// The smallest and the largest eigenvalue of a symmetric matrix on the vectors whose entries sum
 /// to zero, which it must map to such vectors, none longer than it was. `apply(x, y)` sets `y` to
 /// the product with `x`. None if `n < 2`: there are no such vectors.
-pub(super) fn extremes(n: usize, mut apply: impl FnMut(&[f64], &mut [f64])) -> Option<(f64, f64)> {
+pub(super) fn extremes(
+    n: usize,
+    ends: Ends,
+    mut apply: impl FnMut(&[f64], &mut [f64]),
+) -> Option<(f64, f64)> {
     if n < 2 {
         return None;
     }
@@ -31,14 +42,15 @@ pub(super) fn extremes(n: usize, mut apply: impl FnMut(&[f64], &mut [f64])) -> O
     let mut n_calm = 0;
     let mut next_check = 8;
     for n_steps in 1..=MAX_STEPS {
-        let is_last = !step.advance(&mut tridiagonal, &mut apply);
-        if !is_last && n_steps < next_check && n_steps < MAX_STEPS {
+        let is_last = !step.advance(&mut tridiagonal, &mut apply) || n_steps == MAX_STEPS;
+        if !is_last && n_steps < next_check {
             continue;
         }
         next_check = n_steps + n_steps / 4 + 1;
         let now = tridiagonal.extremes();
-        let scale = f64::max(now.0.abs(), now.1.abs()) * TOLERANCE;
-        let is_calm = (now.0 - last.0).abs() <= scale && (now.1 - last.1).abs() <= scale;
+        let small = f64::max(now.0.abs(), now.1.abs()) * TOLERANCE;
+        let is_calm = (now.1 - last.1).abs() <= small
+            && (ends == Ends::Largest || (now.0 - last.0).abs() <= small);
         n_calm = if is_calm { n_calm + 1 } else { 0 };
         last = now;
         if is_last || n_calm == 2 {

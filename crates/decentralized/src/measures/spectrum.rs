@@ -1,6 +1,6 @@
 //! How fast models come to agree, from the eigenvalues of mixing matrices.
 
-use super::lanczos::extremes;
+use super::lanczos::{Ends, extremes};
 use crate::mixing::MixingMatrix;
 use crate::topology::Schedule;
 
@@ -71,7 +71,7 @@ pub fn is_symmetric(mixing: &MixingMatrix) -> bool {
 /// The smallest and the largest eigenvalue but for that of the constant vector; zeros for a single
 /// node.
 fn symmetric_extremes(mixing: &MixingMatrix) -> (f64, f64) {
-    let found = extremes(mixing.n_nodes(), |x, y| multiply(mixing, x, y));
+    let found = extremes(mixing.n_nodes(), Ends::Both, |x, y| multiply(mixing, x, y));
     found.unwrap_or((0.0, 0.0))
 }
 
@@ -84,7 +84,7 @@ fn smallest_of(mixing: &MixingMatrix, smallest: f64) -> f64 {
 fn norm_of_product(rounds: &[MixingMatrix]) -> f64 {
     let n_nodes = rounds.first().map_or(0, MixingMatrix::n_nodes);
     let mut buffer = vec![0.0; n_nodes];
-    let found = extremes(n_nodes, |x, y| {
+    let found = extremes(n_nodes, Ends::Largest, |x, y| {
         y.copy_from_slice(x);
         for mixing in rounds {
             multiply(mixing, y, &mut buffer);

@@ -3,7 +3,7 @@
 //!
 //! In reading order: [`dtype`] and [`checkpoint`] are weights at rest; [`device`] is what one rank
 //! computes with; [`collective`] is how ranks talk; [`cpu`] implements the device; [`timed`] measures
-//! what a device does.
+//! what a device does; [`linalg`] is the float32 math of training.
 //!
 //! This crate uses no other crate of the workspace.
 
@@ -12,4 +12,5 @@ pub mod collective;
 pub mod cpu;
 pub mod device;
 pub mod dtype;
+pub mod linalg;
 pub mod timed;

@@ -22,6 +22,7 @@ mod parse;
 mod random_regular;
 mod ring;
 mod small_world;
+pub mod stl_fw;
 #[cfg(test)]
 pub(crate) mod testing;
 

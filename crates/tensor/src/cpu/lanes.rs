@@ -37,7 +37,7 @@ pub(crate) trait Lanes: Copy + 'static {
 
 /// Sixteen lanes without named instructions.
 #[derive(Clone, Copy)]
-pub(crate) struct PortableLanes([f32; LANES]);
+pub(crate) struct PortableLanes(pub(crate) [f32; LANES]);
 
 // SAFETY (of every block below): `from` and `to` are valid for sixteen elements by the trait's
 // contract; no instruction beyond the target's is used.
@@ -88,7 +88,7 @@ impl Lanes for PortableLanes {
 /// Sixteen lanes as two AVX2 registers.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2Lanes(__m256, __m256);
+pub(crate) struct Avx2Lanes(pub(crate) __m256, pub(crate) __m256);
 
 // SAFETY (of every block below): the caller runs where AVX2, FMA and F16C are available and
 // pointers are valid for sixteen elements, by the trait's contract.

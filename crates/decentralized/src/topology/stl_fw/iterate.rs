@@ -1,0 +1,170 @@
+//! W while it is learned: a convex combination of the identity and of one atom an iteration.
+
+use super::objective::{
+    Heterogeneity, Proportions, bias_of_mixed, squared_distance, variance_of_weights,
+};
+use crate::mixing::MixingMatrix;
+
+/// What an iteration moves towards: a permutation matrix P, or `(P + Pᵀ)/2`.
+pub(super) struct Atom {
+    /// `P[i, to[i]] = 1`.
+    to: Vec<u32>,
+    /// The inverse of `to`, for the undirected atom.
+    from: Option<Vec<u32>>,
+}
+
+impl Atom {
+    /// P, where `to[i]` is the column of row `i`.
+    pub(super) fn directed(to: Vec<u32>) -> Self {
+        Self { to, from: None }
+    }
+
+    /// `(P + Pᵀ)/2`.
+    pub(super) fn undirected(to: Vec<u32>) -> Self {
+        let mut from = vec![0; to.len()];
+        for (row, &col) in to.iter().enumerate() {
+            from[col as usize] = row as u32;
+        }
+        let from = Some(from);
+        Self { to, from }
+    }
+
+    /// The entries of a row, of which two may be of the same column.
+    fn row(&self, row: usize) -> impl Iterator<Item = (u32, f64)> + '_ {
+        let weight = if self.from.is_some() { 0.5 } else { 1.0 };
+        let back = self.from.as_ref().map(|from| from[row]);
+        std::iter::once(self.to[row])
+            .chain(back)
+            .map(move |col| (col, weight))
+    }
+
+    /// Squared norm of a row.
+    fn row_norm(&self, row: usize) -> f64 {
+        match &self.from {
+            Some(from) if from[row] != self.to[row] => 0.5,
+            _ => 1.0,
+        }
+    }
+
+    /// A row of AΠ.
+    fn mix_row(&self, row: usize, pi: &Proportions, out: &mut [f64]) {
+        out.fill(0.0);
+        for (col, weight) in self.row(row) {
+            for (sum, share) in out.iter_mut().zip(pi.node(col as usize)) {
+                *sum += weight * share;
+            }
+        }
+    }
+}
+
+/// W and WΠ. Rounding does not build up: a step scales what is there by `1 − γ ≤ 1`, errors
+/// included, and adds at most one rounding of its own to each entry.
+#[derive(Clone)]
+pub(super) struct Iterate {
+    /// The entries of each row of W, in the order in which they came.
+    pub(super) rows: Vec<Vec<(u32, f64)>>,
+    /// WΠ, `[n_nodes, n_classes]`.
+    pub(super) mixed: Vec<f64>,
+}
+
+impl Iterate {
+    /// `W = I`.
+    pub(super) fn identity(pi: &Proportions) -> Self {
+        let n_nodes = pi.rows.len() / pi.n_classes;
+        Self {
+            rows: (0..n_nodes as u32).map(|node| vec![(node, 1.0)]).collect(),
+            mixed: pi.rows.clone(),
+        }
+    }
+
+    /// The terms of the objective.
+    pub(super) fn heterogeneity(&self, pi: &Proportions) -> Heterogeneity {
+        let weights = self.rows.iter().flatten().map(|&(_, weight)| weight);
+        Heterogeneity {
+            bias: bias_of_mixed(&self.mixed, &pi.mean),
+            variance: variance_of_weights(weights, self.rows.len()),
+        }
+    }
+
+    /// The most neighbours that a node sends to or receives from.
+    pub(super) fn max_degree(&self) -> usize {
+        let mut n_sent = vec![0; self.rows.len()];
+        let mut max_received = 0;
+        for (row, entries) in self.rows.iter().enumerate() {
+            let neighbours = entries.iter().filter(|&&(col, _)| col as usize != row);
+            let mut n_received = 0;
+            for &(col, _) in neighbours {
+                n_sent[col as usize] += 1;
+                n_received += 1;
+            }
+            max_received = max_received.max(n_received);
+        }
+        n_sent.into_iter().max().unwrap_or(0).max(max_received)
+    }
+
+    /// How far to move from W towards the atom A, to the minimum of g on that way, within 0 to 1:
+    /// `γ = {Σ_i (Π̄ − WΠ_i)·(AΠ_i − WΠ_i) − λ⟨W − J, A − W⟩} / {‖(A − W)Π‖_F² + λ‖A − W‖_F²}`.
+    ///
+    /// # Source
+    /// arXiv:2204.04452, the exact line search.
+    pub(super) fn exact_step(&self, atom: &Atom, pi: &Proportions, lambda: f64) -> f64 {
+        let (mut descent, mut curvature) = (0.0, 0.0);
+        let mut target = vec![0.0; pi.n_classes];
+        let mixed_rows = self.mixed.chunks_exact(pi.n_classes);
+        for (row, (mixed, entries)) in mixed_rows.zip(&self.rows).enumerate() {
+            atom.mix_row(row, pi, &mut target);
+            for ((share, mean), target) in mixed.iter().zip(&pi.mean).zip(&target) {
+                descent += (mean - share) * (target - share);
+            }
+            // ⟨J, A − W⟩ = 0: both sum to one in every row.
+            let norm: f64 = entries.iter().map(|&(_, weight)| weight * weight).sum();
+            let overlap: f64 = atom
+                .row(row)
+                .map(|(col, part)| part * weight_of(entries, col))
+                .sum();
+            descent -= lambda * (overlap - norm);
+            curvature += squared_distance(&target, mixed);
+            curvature += lambda * (norm + atom.row_norm(row) - 2.0 * overlap);
+        }
+        let is_moving = descent > 0.0 && curvature > 0.0;
+        if is_moving {
+            (descent / curvature).min(1.0)
+        } else {
+            0.0
+        }
+    }
+
+    /// `W ← (1 − γ)W + γA`.
+    pub(super) fn step(&mut self, atom: &Atom, pi: &Proportions, gamma: f64) {
+        let mut target = vec![0.0; pi.n_classes];
+        let mixed_rows = self.mixed.chunks_exact_mut(pi.n_classes);
+        for (row, (mixed, entries)) in mixed_rows.zip(&mut self.rows).enumerate() {
+            atom.mix_row(row, pi, &mut target);
+            for (share, target) in mixed.iter_mut().zip(&target) {
+                *share = (1.0 - gamma) * *share + gamma * target;
+            }
+            for (_, weight) in entries.iter_mut() {
+                *weight *= 1.0 - gamma;
+            }
+            for (col, part) in atom.row(row) {
+                match entries.iter_mut().find(|entry| entry.0 == col) {
+                    Some((_, weight)) => *weight += gamma * part,
+                    None => entries.push((col, gamma * part)),
+                }
+            }
+            // A step of γ = 1 leaves nothing of the old neighbours.
+            entries.retain(|&(_, weight)| weight > 0.0);
+        }
+    }
+
+    /// W as other modules know it.
+    pub(super) fn into_mixing(self) -> MixingMatrix {
+        MixingMatrix::new(self.rows).expect("convex combinations of permutations stay stochastic")
+    }
+}
+
+/// `W[row, col]`, by the entries of the row: never more than a few.
+pub(super) fn weight_of(entries: &[(u32, f64)], col: u32) -> f64 {
+    let entry = entries.iter().find(|entry| entry.0 == col);
+    entry.map_or(0.0, |&(_, weight)| weight)
+}

@@ -1,0 +1,146 @@
+//! How good the models are, and how far apart.
+
+use std::ops::Range;
+
+use super::Result;
+use super::gradients::Worker;
+use super::trainer::{Task, Trainer};
+
+/// Examples that a thread takes at a time.
+const BLOCK: usize = 500;
+
+/// How the nodes' models do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Share of the test examples that each node's model gets right, `[n_nodes]`.
+    pub accuracy: Vec<f32>,
+    /// Mean cross-entropy of all models on the test examples.
+    pub loss: f64,
+    /// Mean of the batches' losses since the last evaluation, as training saw them.
+    pub train_loss: f64,
+    /// `(1/n) Σ_i ‖θ_i − θ̄‖²`
+    pub consensus_distance: f64,
+}
+
+impl Trainer<'_> {
+    /// Measures the models; on rank 0 of all nodes, nothing elsewhere.
+    ///
+    /// # Communication
+    /// Three gathers; every rank must call it.
+    ///
+    /// # Errors
+    /// If a rank is lost.
+    pub fn evaluate(&mut self) -> Result<Option<Evaluation>> {
+        let scores = self.test_scores();
+        let scores = self.transport.gather(2, &scores)?;
+        let train_losses = self.transport.gather(1, &self.state.losses)?;
+        let n_rounds = self.run.round - self.evaluated;
+        self.state.losses.fill(0.0);
+        self.evaluated = self.run.round;
+        let n_params = self.run.task.model.n_params();
+        let models = self.transport.gather(n_params, &self.state.models)?;
+        let (Some(scores), Some(models), Some(train_losses)) = (scores, models, train_losses)
+        else {
+            return Ok(None);
+        };
+        let n_nodes = train_losses.len() as f64;
+        let mean = |values: &mut dyn Iterator<Item = &f32>| {
+            values.map(|&value| f64::from(value)).sum::<f64>() / n_nodes
+        };
+        Ok(Some(Evaluation {
+            accuracy: scores.iter().copied().step_by(2).collect(),
+            loss: mean(&mut scores.iter().skip(1).step_by(2)),
+            train_loss: mean(&mut train_losses.iter()) / n_rounds.max(1) as f64,
+            consensus_distance: self.distance_from_mean(&models),
+        }))
+    }
+
+    /// Accuracy and mean loss of each of this rank's models, `[n_local, 2]`.
+    fn test_scores(&mut self) -> Vec<f32> {
+        let (run, models) = (&self.run, &self.state.models);
+        let n_params = run.task.model.n_params();
+        let n_examples = run.task.test.labels.len();
+        let n_blocks = n_examples.div_ceil(BLOCK);
+        let mut blocks = vec![(0usize, 0.0f64); run.nodes.len() * n_blocks];
+        let workers = self.gradients.workers();
+        run.threads
+            .for_each_item(workers, &mut blocks, |worker, i, block| {
+                let params = &models[i / n_blocks * n_params..][..n_params];
+                let first = i % n_blocks * BLOCK;
+                *block = score(
+                    worker,
+                    &run.task,
+                    params,
+                    first..n_examples.min(first + BLOCK),
+                );
+            });
+        let nodes = blocks.chunks_exact(n_blocks.max(1));
+        nodes
+            .flat_map(|blocks| {
+                let n_right: usize = blocks.iter().map(|(n_right, _)| n_right).sum();
+                let loss: f64 = blocks.iter().map(|(_, loss)| loss).sum();
+                let n = n_examples as f64;
+                [(n_right as f64 / n) as f32, (loss / n) as f32]
+            })
+            .collect()
+    }
+
+    /// `(1/n) Σ_i ‖θ_i − θ̄‖²` of all nodes' models.
+    fn distance_from_mean(&self, models: &[f32]) -> f64 {
+        const COLS: usize = 1024;
+        let n_params = self.run.task.model.n_params();
+        let n_nodes = models.len() / n_params;
+        let mut sums = vec![0.0f64; n_params.div_ceil(COLS)];
+        self.run.threads.for_each_chunk(&mut sums, 1, |i, sum| {
+            let cols = i * COLS..n_params.min((i + 1) * COLS);
+            let rows = || models.chunks_exact(n_params).map(|row| &row[cols.clone()]);
+            let mut mean = vec![0.0f64; cols.len()];
+            for row in rows() {
+                for (mean, &x) in mean.iter_mut().zip(row) {
+                    *mean += f64::from(x);
+                }
+            }
+            mean.iter_mut().for_each(|mean| *mean /= n_nodes as f64);
+            for row in rows() {
+                for (mean, &x) in mean.iter().zip(row) {
+                    sum[0] += (f64::from(x) - mean).powi(2);
+                }
+            }
+        });
+        sums.iter().sum::<f64>() / n_nodes as f64
+    }
+}
+
+/// Of some test examples, how many a model gets right, and the sum of its losses.
+fn score(
+    worker: &mut Worker,
+    task: &Task<'_>,
+    params: &[f32],
+    examples: Range<usize>,
+) -> (usize, f64) {
+    let (n_features, n_classes) = (task.model.n_features(), task.model.n_classes());
+    let features = &task.test.features[examples.start * n_features..examples.end * n_features];
+    let labels = &task.test.labels[examples];
+    let logits = worker.logits.room(labels.len() * n_classes);
+    (task.model).logits(params, features, logits, &mut worker.scratch);
+    let mut score = (0, 0.0);
+    for (row, &label) in logits.chunks_exact(n_classes).zip(labels) {
+        let (best, loss) = best_and_loss(row, label as usize);
+        score.0 += usize::from(best == label as usize);
+        score.1 += loss;
+    }
+    score
+}
+
+/// The class of the largest logit (the first of equals), and the cross-entropy.
+fn best_and_loss(logits: &[f32], label: usize) -> (usize, f64) {
+    let mut best = 0;
+    for (class, &logit) in logits.iter().enumerate() {
+        if logit > logits[best] {
+            best = class;
+        }
+    }
+    let largest = logits[best];
+    let sum: f32 = logits.iter().map(|x| (x - largest).exp()).sum();
+    (best, f64::from(sum.ln() + largest - logits[label]))
+}

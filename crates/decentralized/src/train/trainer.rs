@@ -1,0 +1,391 @@
+//! Runs rounds.
+
+use std::fmt::Debug;
+use std::ops::Range;
+
+use moeshard_tensor::linalg::Threads;
+
+use super::absence::Absence;
+use super::gradients::Gradients;
+use super::mixer::{Mixer, Round, Weights, rows_of};
+use super::settings::{Method, Settings};
+use super::transport::{Transport, deal};
+use super::{Result, TrainError};
+use crate::batches::Batches;
+use crate::data::Dataset;
+use crate::model::Model;
+use crate::partition::Partition;
+use crate::seed;
+use crate::topology::Schedule;
+
+/// What is learned from what.
+#[derive(Clone, Copy, Debug)]
+pub struct Task<'a> {
+    /// What is trained.
+    pub model: &'a dyn Model,
+    /// What nodes learn from.
+    pub train: &'a Dataset,
+    /// What their models are measured on.
+    pub test: &'a Dataset,
+    /// Which node has which examples.
+    pub partition: &'a Partition,
+}
+
+/// A training run: the nodes of one rank, and how it reaches the others.
+pub struct Trainer<'a> {
+    pub(super) run: Run<'a>,
+    pub(super) settings: Settings,
+    pub(super) transport: Box<dyn Transport + 'a>,
+    pub(super) mixer: Mixer,
+    pub(super) clique_mixer: Option<CliqueMixer>,
+    pub(super) gradients: Gradients,
+    pub(super) state: State,
+    messages: u64,
+    /// Sum over rounds.
+    absence_bias: f64,
+    /// The round before which the last evaluation was.
+    pub(super) evaluated: u64,
+}
+
+/// What stays the same during a round.
+pub(super) struct Run<'a> {
+    pub(super) task: Task<'a>,
+    pub(super) threads: Threads,
+    /// The nodes of this rank.
+    pub(super) nodes: Range<usize>,
+    /// The matrices of the schedule.
+    pub(super) weights: Vec<Weights>,
+    /// Who misses the round, if anybody ever does.
+    pub(super) absence: Option<Absence>,
+    pub(super) round: u64,
+}
+
+/// Averages gradients over cliques.
+pub(super) struct CliqueMixer {
+    pub(super) mixer: Mixer,
+    /// The one matrix of it.
+    pub(super) weights: Vec<Weights>,
+}
+
+/// Everything that rounds change, `[n_local, n_params]` each; empty where the method has no need of it.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// θ
+    pub(super) models: Vec<f32>,
+    /// The momentum's velocity, or the gradient tracked.
+    pub(super) direction: Vec<f32>,
+    /// The gradient of the round before, or (D²) where its step alone led.
+    pub(super) previous: Vec<f32>,
+    /// Gradients of the round, where they have to be kept for a while.
+    pub(super) gradients: Vec<f32>,
+    /// `[n_local]`: sum over the rounds since the last evaluation.
+    pub(super) losses: Vec<f32>,
+}
+
+impl<'a> Trainer<'a> {
+    /// Prepares a run from its beginning.
+    ///
+    /// # Communication
+    /// Sets up exchanges; every rank must call it, with the same arguments.
+    ///
+    /// # Errors
+    /// If settings, task and schedule do not fit one another.
+    pub fn new(
+        task: Task<'a>,
+        schedule: &Schedule,
+        settings: Settings,
+        mut transport: Box<dyn Transport + 'a>,
+    ) -> Result<Self> {
+        settings.check()?;
+        check_sizes(&task, schedule)?;
+        let n_nodes = task.partition.nodes.len();
+        let n_params = task.model.n_params();
+        let threads = Threads::new(settings.n_threads)?;
+        let nodes = deal(n_nodes, transport.world_size())[transport.rank()].clone();
+        let weights: Vec<Weights> = schedule.rounds.iter().map(rows_of).collect();
+        let mixer = Mixer::new(&weights, n_params, &mut *transport)?;
+        let clique_mixer = match settings.method {
+            Method::DSgd {
+                clique_averaging: true,
+                ..
+            } => Some(CliqueMixer::new(schedule, n_params, &mut *transport)?),
+            _ => None,
+        };
+        let examples = &task.partition.nodes[nodes.clone()];
+        let batches = nodes.clone().zip(examples).map(|(node, examples)| {
+            Batches::new(
+                examples.clone(),
+                settings.batch_size,
+                settings.seed,
+                node as u32,
+            )
+        });
+        Ok(Self {
+            gradients: Gradients::new(settings.n_threads, batches.collect()),
+            state: State::new(&settings, &task, &nodes),
+            run: Run {
+                absence: (!settings.absences.is_none()).then(|| Absence::new(n_nodes)),
+                round: 0,
+                task,
+                threads,
+                nodes,
+                weights,
+            },
+            messages: 0,
+            absence_bias: 0.0,
+            evaluated: 0,
+            settings,
+            transport,
+            mixer,
+            clique_mixer,
+        })
+    }
+
+    /// Rounds done.
+    #[must_use]
+    pub fn n_rounds(&self) -> u64 {
+        self.run.round
+    }
+
+    /// Rows of parameters or gradients that nodes have sent to other nodes, all nodes together, each
+    /// direction counted.
+    #[must_use]
+    pub fn n_messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// By how much absent nodes have made W other than doubly stochastic: the mean absolute deviation
+    /// of its columns' sums from one, averaged over rounds.
+    #[must_use]
+    pub fn absence_bias(&self) -> f64 {
+        self.absence_bias / self.run.round.max(1) as f64
+    }
+
+    /// Rounds of an epoch: as many as the average node needs to see each of its examples once.
+    #[must_use]
+    pub fn rounds_per_epoch(&self) -> u64 {
+        let nodes = &self.run.task.partition.nodes;
+        let n_examples: usize = nodes.iter().map(Vec::len).sum();
+        (n_examples.div_ceil(nodes.len())).div_ceil(self.settings.batch_size.get()) as u64
+    }
+
+    /// Parameters of this rank's nodes, `[n_local, n_params]`.
+    #[must_use]
+    pub fn models(&self) -> &[f32] {
+        &self.state.models
+    }
+
+    /// Runs one round.
+    ///
+    /// # Communication
+    /// One or two exchanges; every rank must call it.
+    ///
+    /// # Errors
+    /// If training diverges or a rank is lost.
+    pub fn round(&mut self) -> Result<()> {
+        if let Some(absence) = &mut self.run.absence {
+            absence.advance(&self.settings.absences, self.settings.seed, self.run.round);
+        }
+        let loss = match self.settings.method {
+            Method::DSgd {
+                momentum, order, ..
+            } => self.d_sgd(momentum, order)?,
+            Method::GradientTracking => self.gradient_tracking()?,
+            Method::D2 => self.d2()?,
+        };
+        let round = self.run.round;
+        if !loss.is_finite() {
+            return Err(TrainError::Diverged { round, loss });
+        }
+        self.count_messages();
+        self.gradients.add_losses(&mut self.state.losses);
+        self.run.round += 1;
+        Ok(())
+    }
+
+    /// What a run that goes on needs beside the state of nodes.
+    pub(super) fn numbers(&self) -> [(&'static str, f64); 4] {
+        // Counts below 2^53 are exact.
+        [
+            ("round", self.run.round as f64),
+            ("messages", self.messages as f64),
+            ("absence_bias", self.absence_bias),
+            ("evaluated", self.evaluated as f64),
+        ]
+    }
+
+    /// Takes them back by name.
+    pub(super) fn set_numbers(&mut self, number: impl Fn(&str) -> Result<f64>) -> Result<()> {
+        self.run.round = number("round")? as u64;
+        self.messages = number("messages")? as u64;
+        self.absence_bias = number("absence_bias")?;
+        self.evaluated = number("evaluated")? as u64;
+        if let Some(absence) = &mut self.run.absence {
+            // Who has left follows from all rounds before.
+            let Settings { absences, seed, .. } = &self.settings;
+            (0..self.run.round).for_each(|round| absence.advance(absences, *seed, round));
+        }
+        Ok(())
+    }
+
+    fn count_messages(&mut self) {
+        let weights = &self.run.weights[self.run.round as usize % self.run.weights.len()];
+        let absence = self.run.absence.as_ref();
+        let n_models = n_messages(weights, absence);
+        let n_gradients = match (&self.clique_mixer, self.settings.method) {
+            (Some(cliques), _) => n_messages(&cliques.weights[0], absence),
+            // The first round has nothing to track yet.
+            (None, Method::GradientTracking) if self.run.round > 0 => n_models,
+            _ => 0,
+        };
+        self.messages += n_models + n_gradients;
+        if let Some(absence) = absence {
+            self.absence_bias += absence.bias(weights);
+        }
+    }
+}
+
+impl Debug for Trainer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Trainer")
+            .field("settings", &self.settings)
+            .field("nodes", &self.run.nodes)
+            .field("round", &self.run.round)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Run<'_> {
+    /// The round `idx` of a schedule of `weights`, without those who miss this one.
+    pub(super) fn round_of<'r>(&'r self, idx: u64, weights: &'r [Weights]) -> Round<'r> {
+        Round {
+            idx: idx as usize,
+            weights,
+            absence: self.absence.as_ref(),
+        }
+    }
+
+    /// Whether a node computes nothing in this round.
+    pub(super) fn has_left(&self, node: usize) -> bool {
+        (self.absence.as_ref()).is_some_and(|absence| absence.has_left(node))
+    }
+}
+
+impl CliqueMixer {
+    fn new(schedule: &Schedule, n_params: usize, transport: &mut dyn Transport) -> Result<Self> {
+        let weights = vec![clique_weights(schedule)?];
+        let mixer = Mixer::new(&weights, n_params, transport)?;
+        Ok(Self { mixer, weights })
+    }
+}
+
+impl State {
+    fn new(settings: &Settings, task: &Task<'_>, nodes: &Range<usize>) -> Self {
+        let n_params = task.model.n_params();
+        let mut models = vec![0.0; nodes.len() * n_params];
+        let starts_alike = settings.start_alike.unwrap_or(task.model.starts_alike());
+        for (node, model) in nodes.clone().zip(models.chunks_exact_mut(n_params)) {
+            let stream = if starts_alike { 0 } else { node as u64 };
+            (task.model).init(&mut seed::rng(settings.seed, stream), model);
+        }
+        let zeros = |wanted: bool| vec![0.0; if wanted { models.len() } else { 0 }];
+        let (direction, previous, gradients) = match settings.method {
+            Method::DSgd {
+                momentum,
+                order,
+                clique_averaging,
+            } => {
+                let is_kept = clique_averaging || order == super::MixOrder::BeforeStep;
+                (momentum > 0.0, false, is_kept)
+            }
+            Method::GradientTracking => (true, true, false),
+            Method::D2 => (false, true, false),
+        };
+        Self {
+            direction: zeros(direction),
+            previous: zeros(previous),
+            gradients: zeros(gradients),
+            losses: vec![0.0; nodes.len()],
+            models,
+        }
+    }
+
+    /// What a run that goes on needs.
+    pub(super) fn saved_mut(&mut self) -> [(&'static str, &mut Vec<f32>); 4] {
+        [
+            ("models", &mut self.models),
+            ("direction", &mut self.direction),
+            ("previous", &mut self.previous),
+            ("losses", &mut self.losses),
+        ]
+    }
+}
+
+/// Edges that carry a row in a round.
+fn n_messages(weights: &Weights, absence: Option<&Absence>) -> u64 {
+    let is_sent = |node: usize, col: usize| {
+        col != node && absence.is_none_or(|absence| absence.connects(node, col))
+    };
+    let rows = weights.iter().enumerate();
+    rows.map(|(node, row)| {
+        let sent = row.iter().filter(|(col, _)| is_sent(node, *col as usize));
+        sent.count() as u64
+    })
+    .sum()
+}
+
+/// Each node's mean over itself and those of its clique to whom it has an edge.
+fn clique_weights(schedule: &Schedule) -> Result<Weights> {
+    if schedule.cliques.is_empty() {
+        return Err(TrainError::Setting {
+            setting: "clique averaging",
+            expected: "a topology of cliques",
+            got: "on without them".to_owned(),
+        });
+    }
+    let mixing = schedule.mixing(0);
+    let mut weights: Weights = vec![Vec::new(); mixing.n_nodes()];
+    for clique in &schedule.cliques {
+        for &node in clique {
+            let (neighbors, _) = mixing.row(node as usize);
+            let is_mate = |mate: &&u32| **mate == node || neighbors.contains(mate);
+            let mates: Vec<u32> = clique.iter().filter(is_mate).copied().collect();
+            let share = 1.0 / mates.len() as f64;
+            weights[node as usize] = mates.into_iter().map(|mate| (mate, share)).collect();
+        }
+    }
+    Ok(weights)
+}
+
+fn check_sizes(task: &Task<'_>, schedule: &Schedule) -> Result<()> {
+    let mismatch = |what, (one, one_of), (other, other_of)| {
+        Err(TrainError::Mismatch {
+            what,
+            one,
+            one_of,
+            other,
+            other_of,
+        })
+    };
+    let n_nodes = task.partition.nodes.len();
+    for round in &schedule.rounds {
+        if round.n_nodes() != n_nodes {
+            let one = (round.n_nodes(), "the topology");
+            return mismatch("nodes", one, (n_nodes, "the partition"));
+        }
+    }
+    for data in [task.train, task.test] {
+        if data.n_features != task.model.n_features() {
+            let one = (task.model.n_features(), "the model");
+            return mismatch("features", one, (data.n_features, "the data"));
+        }
+        if data.n_classes > task.model.n_classes() {
+            let one = (task.model.n_classes(), "the model");
+            return mismatch("classes", one, (data.n_classes, "the data"));
+        }
+    }
+    match task.partition.nodes.iter().position(Vec::is_empty) {
+        Some(node) => Err(TrainError::EmptyNode { node }),
+        None => Ok(()),
+    }
+}

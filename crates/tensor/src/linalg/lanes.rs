@@ -1,0 +1,232 @@
+//! What training asks of sixteen lanes beyond [`Lanes`]: ends of rows, and sums across lanes.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+use crate::cpu::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::lanes::{Avx2Lanes, Avx512Lanes};
+use crate::cpu::lanes::{LANES, Lanes, PortableLanes};
+
+/// Sixteen lanes at the ends of rows and of sums.
+///
+/// # Safety
+/// As [`Lanes`]; `n` is at most sixteen, and pointers need be valid for `n` elements only.
+pub(super) trait EndLanes: Lanes {
+    /// The first `n` lanes from memory, the others zero.
+    unsafe fn load_first(from: *const f32, n: usize) -> Self;
+    unsafe fn store_first(self, to: *mut f32, n: usize);
+    /// The sum over the lanes of each of four, always in the same order.
+    unsafe fn sums(four: [Self; 4]) -> [f32; 4];
+    /// Stores past the caches, to a place aligned to 64 bytes; [`stored_past_caches`] must follow.
+    unsafe fn store_past_caches(self, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { self.store(to) }
+    }
+}
+
+/// Makes what was stored past the caches visible to other threads, before whatever tells them.
+#[inline(always)]
+pub(super) fn stored_past_caches() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of the target.
+    unsafe {
+        _mm_sfence();
+    }
+}
+
+/// Something to do on sixteen lanes, compiled once for every instruction set.
+///
+/// Implementations are `#[inline(always)]` plain loops: what is not inlined, such as a closure, runs
+/// without the set's instructions.
+pub(super) trait LaneWork {
+    /// # Safety
+    /// The instructions of `L` are available.
+    unsafe fn run<L: EndLanes>(self);
+}
+
+/// Runs `work` on the lanes of `isa`.
+///
+/// # Safety
+/// This machine must have `isa`.
+pub(super) unsafe fn on_lanes(isa: Isa, work: impl LaneWork) {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    unsafe fn avx512(work: impl LaneWork) {
+        // SAFETY: the caller's promise.
+        unsafe { work.run::<Avx512Lanes>() }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx2(work: impl LaneWork) {
+        // SAFETY: the caller's promise.
+        unsafe { work.run::<Avx2Lanes>() }
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Bf16 => avx512(work),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2(work),
+            _ => work.run::<PortableLanes>(),
+        }
+    }
+}
+
+// SAFETY (of every block below): the caller runs where the instructions are available, and pointers
+// are valid for `n` elements, by the trait's contract.
+impl EndLanes for PortableLanes {
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> Self {
+        let mut lanes = [0.0; LANES];
+        for (i, lane) in lanes.iter_mut().enumerate().take(n) {
+            // SAFETY: see above.
+            *lane = unsafe { *from.add(i) };
+        }
+        Self(lanes)
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, n: usize) {
+        for (i, lane) in self.0.into_iter().enumerate().take(n) {
+            // SAFETY: see above.
+            unsafe { *to.add(i) = lane };
+        }
+    }
+    #[inline(always)]
+    unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
+        let mut sums = [0.0; 4];
+        for (sum, Self(x)) in sums.iter_mut().zip(four) {
+            let mut parts = [0.0; 4];
+            for (i, part) in parts.iter_mut().enumerate() {
+                *part = (x[i] + x[4 + i]) + (x[8 + i] + x[12 + i]);
+            }
+            *sum = (parts[0] + parts[1]) + (parts[2] + parts[3]);
+        }
+        sums
+    }
+}
+
+/// The sums over the eight lanes of each of four.
+///
+/// # Safety
+/// AVX2 must be available.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn sums_of_eight([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
+    let mut sums = [0.0; 4];
+    // SAFETY: the caller's promise; four elements are stored.
+    unsafe {
+        // In each half: sums of pairs, then of fours, side by side.
+        let all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+        let sum = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all));
+        _mm_storeu_ps(sums.as_mut_ptr(), sum);
+    }
+    sums
+}
+
+#[cfg(target_arch = "x86_64")]
+impl EndLanes for Avx2Lanes {
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> Self {
+        // SAFETY: see above; a masked load touches the chosen lanes alone.
+        unsafe {
+            let (low, high) = masks(n);
+            Self(
+                _mm256_maskload_ps(from, low),
+                _mm256_maskload_ps(from.wrapping_add(8), high),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, n: usize) {
+        // SAFETY: as above.
+        unsafe {
+            let (low, high) = masks(n);
+            _mm256_maskstore_ps(to, low, self.0);
+            _mm256_maskstore_ps(to.wrapping_add(8), high, self.1);
+        }
+    }
+    #[inline(always)]
+    unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
+        // SAFETY: see above.
+        unsafe {
+            let [a, b, c, d] = four;
+            sums_of_eight([
+                _mm256_add_ps(a.0, a.1),
+                _mm256_add_ps(b.0, b.1),
+                _mm256_add_ps(c.0, c.1),
+                _mm256_add_ps(d.0, d.1),
+            ])
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_past_caches(self, to: *mut f32) {
+        // SAFETY: see above; 64 bytes are more than the 32 needed.
+        unsafe {
+            _mm256_stream_ps(to, self.0);
+            _mm256_stream_ps(to.add(8), self.1);
+        }
+    }
+}
+
+/// The first `n` of two times eight lanes.
+///
+/// # Safety
+/// AVX2 must be available.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn masks(n: usize) -> (__m256i, __m256i) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let n = _mm256_set1_epi32(n as i32);
+        let low = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let high = _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15);
+        (_mm256_cmpgt_epi32(n, low), _mm256_cmpgt_epi32(n, high))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl EndLanes for Avx512Lanes {
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> Self {
+        let mask = ((1_u32 << n) - 1) as __mmask16;
+        // SAFETY: see above; a masked load touches the chosen lanes alone.
+        Self(unsafe { _mm512_maskz_loadu_ps(mask, from) })
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, n: usize) {
+        let mask = ((1_u32 << n) - 1) as __mmask16;
+        // SAFETY: as above.
+        unsafe { _mm512_mask_storeu_ps(to, mask, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn sums([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+        let mut sums = [0.0; 4];
+        // SAFETY: see above; four elements are stored.
+        unsafe {
+            // In each quarter of the register: pairs of a and b, of c and d, then all four.
+            let ab = _mm512_add_ps(_mm512_unpacklo_ps(a.0, b.0), _mm512_unpackhi_ps(a.0, b.0));
+            let cd = _mm512_add_ps(_mm512_unpacklo_ps(c.0, d.0), _mm512_unpackhi_ps(c.0, d.0));
+            let all = _mm512_add_ps(
+                _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd),
+                _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd),
+            );
+            let halves = _mm256_add_ps(
+                _mm512_castps512_ps256(all),
+                _mm512_extractf32x8_ps::<1>(all),
+            );
+            let sum = _mm_add_ps(
+                _mm256_castps256_ps128(halves),
+                _mm256_extractf128_ps::<1>(halves),
+            );
+            _mm_storeu_ps(sums.as_mut_ptr(), sum);
+        }
+        sums
+    }
+    #[inline(always)]
+    unsafe fn store_past_caches(self, to: *mut f32) {
+        // SAFETY: see above.
+        unsafe { _mm512_stream_ps(to, self.0) }
+    }
+}

@@ -139,11 +139,13 @@ impl Graph {
     }
 }
 
-/// Metropolis–Hastings weights: `W[i, j] = 1 / (max(dᵢ, dⱼ) + 1)` on the edges of `graph`, and on the
-/// diagonal what is missing to one. Symmetric, and no two nodes need to know more than their degrees.
+/// Metropolis–Hastings weights: `W[i, j] = 1 / (max(dᵢ, dⱼ) + 1)` on the edges of `graph`, and on
+/// the diagonal what is missing to one. Symmetric, and no two nodes need to know more than their
+/// degrees.
 ///
 /// # Source
-/// Xiao, Boyd, Lall: Distributed average consensus with time-varying Metropolis weights, 2006, eq. 4.
+/// Xiao, Boyd, Lall: Distributed average consensus with time-varying Metropolis weights, 2006, eq.
+/// 4.
 #[must_use]
 pub fn metropolis_hastings(graph: &Graph) -> MixingMatrix {
     let row = |node: usize| {

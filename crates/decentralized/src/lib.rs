@@ -9,7 +9,9 @@
 //! - [`batches`]: in which order a node goes through its examples.
 //! - [`mixing`]: the doubly stochastic matrix by which nodes average their models.
 //! - [`graph`]: undirected graphs and their Metropolis–Hastings weights.
+//! - [`digraph`]: directed graphs and their components.
 //! - [`topology`]: who exchanges with whom, fixed or learned.
+//! - [`measures`]: what is good or bad about a topology, told before training.
 //! - [`mean_estimation`]: the smallest problem on which a topology shows what it does.
 //! - [`model`]: classifiers that nodes train.
 //! - [`train`]: algorithms, rounds, evaluations, checkpoints.
@@ -18,6 +20,9 @@
 
 pub mod batches;
 pub mod classes;
+pub mod digraph;
+pub mod graph;
+pub mod measures;
 pub mod data;
 pub mod graph;
 pub mod mean_estimation;

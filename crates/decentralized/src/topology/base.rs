@@ -1,8 +1,9 @@
-//! Graphs that change every round and average exactly after a period, for any number of nodes and any
-//! number of neighbours.
+//! Graphs that change every round and average exactly after a period, for any number of nodes and
+//! any number of neighbours.
 //!
 //! # Source
-//! Takezawa, Sato, Bao, Niwa, Yamada: Beyond Exponential Graph, arXiv:2305.11420, algorithms 1 to 3.
+//! Takezawa, Sato, Bao, Niwa, Yamada: Beyond Exponential Graph, arXiv:2305.11420, algorithms 1 to
+//! 3.
 
 use std::ops::Range;
 
@@ -10,8 +11,8 @@ use super::{Nodes, Schedule, Topology, TopologyError};
 use crate::mixing::MixingMatrix;
 use crate::seed::Rng;
 
-/// The Base-(k+1) graph: the product of a period's matrices is J. Undirected, at most `k` neighbours a round,
-/// and a period of at most 2·log₍ₖ₊₁₎ n + 2 rounds.
+/// The Base-(k+1) graph: the product of a period's matrices is J. Undirected, at most `k`
+/// neighbours a round, and a period of at most 2·log₍ₖ₊₁₎ n + 2 rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BaseGraph {
     /// The most neighbours of a node in a round, at least 1.
@@ -86,9 +87,9 @@ impl Round {
     }
 }
 
-/// Algorithm 3. `n = p·q`, where `p` has all the prime factors up to `base`: `p` groups of `q` nodes average
-/// within, by algorithm 2, and then one node of each group with those of the others, by algorithm 1. Or
-/// algorithm 2 for all nodes, if that takes fewer rounds.
+/// Algorithm 3. `n = p·q`, where `p` has all the prime factors up to `base`: `p` groups of `q`
+/// nodes average within, by algorithm 2, and then one node of each group with those of the others,
+/// by algorithm 1. Or algorithm 2 for all nodes, if that takes fewer rounds.
 fn base(n_nodes: usize, base: usize) -> Vec<Round> {
     let p: usize = factors(n_nodes, base).iter().product();
     let q = n_nodes / p;
@@ -110,7 +111,8 @@ fn base(n_nodes: usize, base: usize) -> Vec<Round> {
     rounds
 }
 
-/// The prime factors of `n` up to `base`, gathered to the largest factors up to `base`, largest first.
+/// The prime factors of `n` up to `base`, gathered to the largest factors up to `base`, largest
+/// first.
 fn factors(n: usize, base: usize) -> Vec<usize> {
     let mut rest = n;
     let mut factors = Vec::new();
@@ -123,8 +125,9 @@ fn factors(n: usize, base: usize) -> Vec<usize> {
     factors
 }
 
-/// Algorithm 1, the k-peer hyper-hypercube. With node numbers written in the mixed base of `factors`, each round
-/// averages nodes that differ in one digit only. Averages exactly if all prime factors are at most `base`.
+/// Algorithm 1, the k-peer hyper-hypercube. With node numbers written in the mixed base of
+/// `factors`, each round averages nodes that differ in one digit only. Averages exactly if all
+/// prime factors are at most `base`.
 fn hyper_hypercube(n_nodes: usize, base: usize) -> Vec<Round> {
     let mut stride = 1;
     let digit = |factor: usize| {
@@ -170,9 +173,9 @@ fn digits(n: usize, base: usize) -> Vec<Digit> {
 /// Algorithm 2, the simple Base-(k+1) graph. The nodes are divided by the digits of their number.
 ///
 /// 1. The nodes of each digit average among themselves.
-/// 2. One digit after the other, the highest first, meets all nodes of lower digits: each of these is joined with
-///    one node of every block of the higher digit. They then hold the average of all, and so does each block
-///    of the higher digit as a whole.
+/// 2. One digit after the other, the highest first, meets all nodes of lower digits: each of these
+///    is joined with one node of every block of the higher digit. They then hold the average of
+///    all, and so does each block of the higher digit as a whole.
 /// 3. The blocks of a digit average within, while lower digits still are in step 2.
 fn simple_base(n_nodes: usize, base: usize) -> Vec<Round> {
     let cube = hyper_hypercube(n_nodes, base);
@@ -206,9 +209,10 @@ fn simple_base(n_nodes: usize, base: usize) -> Vec<Round> {
     rounds
 }
 
-/// Joins each node of the lower digits with one of every block of `digit`, with a weight that gives them the
-/// average of all nodes from `digit` on. The nodes of `digit` that nobody needs average in groups of `base`,
-/// which changes nothing if they are equal, and helps if they are not (as in training).
+/// Joins each node of the lower digits with one of every block of `digit`, with a weight that gives
+/// them the average of all nodes from `digit` on. The nodes of `digit` that nobody needs average in
+/// groups of `base`, which changes nothing if they are equal, and helps if they are not (as in
+/// training).
 fn meet(round: &mut Round, digit: &Digit, n_nodes: usize, base: usize) {
     let lower = digit.nodes.end..n_nodes;
     let weight = digit.block as f64 / (n_nodes - digit.nodes.start) as f64;

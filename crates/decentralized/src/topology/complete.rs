@@ -46,7 +46,7 @@ mod tests {
         let error = connect(&Complete, 100_000).expect_err("10¹⁰ weights");
         assert_eq!(
             error.to_string(),
-            "complete over 100000 nodes has some 10000000000 links, expected at most 134217728"
+            "complete over 100000 nodes has some 10000000000 links, expected at most 67108864"
         );
         let error = connect(&Complete, 0).expect_err("no nodes");
         assert_eq!(

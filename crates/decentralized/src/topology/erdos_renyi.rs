@@ -6,8 +6,8 @@ use super::{Nodes, Schedule, Topology, TopologyError};
 use crate::graph::{Graph, metropolis_hastings};
 use crate::seed::Rng;
 
-/// G(n, p): each of the n·(n − 1)/2 edges exists with probability `p`. May well be disconnected; likely
-/// connected from p = ln(n)/n on.
+/// G(n, p): each of the n·(n − 1)/2 edges exists with probability `p`. May well be disconnected;
+/// likely connected from p = ln(n)/n on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ErdosRenyi {
     /// Probability of an edge, 0 to 1.
@@ -35,8 +35,9 @@ impl Topology for ErdosRenyi {
     }
 }
 
-/// Walks the pairs `(low, high)` in ascending order of `high`, then `low`, and leaps from edge to edge: the
-/// number of pairs without one is geometrically distributed, so the work is that of the edges alone.
+/// Walks the pairs `(low, high)` in ascending order of `high`, then `low`, and leaps from edge to
+/// edge: the number of pairs without one is geometrically distributed, so the work is that of the
+/// edges alone.
 ///
 /// # Source
 /// Batagelj, Brandes: Efficient generation of large random networks, 2005.
@@ -62,7 +63,8 @@ fn gap(p: f64, rng: &mut Rng) -> usize {
     // In (0, 1]: its logarithm is finite.
     let uniform = 1.0 - rng.random::<f64>();
     let gap = uniform.ln() / (-p).ln_1p();
-    // No edges at all where p is 0 (the gap is infinite, or 0/0); far beyond the pairs of any graph.
+    // No edges at all where p is 0 (the gap is infinite, or 0/0); far beyond the pairs of any
+    // graph.
     match gap < (1u64 << 62) as f64 && p > 0.0 {
         true => gap as usize,
         false => 1 << 62,

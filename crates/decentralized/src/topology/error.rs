@@ -22,6 +22,24 @@ pub enum TopologyError {
         /// Which topology.
         topology: &'static str,
     },
+    /// A name that no topology has.
+    #[error("there is no topology `{name}`, expected one of {known}")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// A parameter that a topology does not have.
+    #[error("{topology} has no parameter `{parameter}`, expected one of {known}")]
+    UnknownParameter {
+        /// Which topology.
+        topology: &'static str,
+        /// The parameter.
+        parameter: String,
+        /// Those that it has, or "none".
+        known: String,
+    },
     /// No nodes, or more than can be numbered.
     #[error("{topology}: there are {n_nodes} nodes, expected 1 to {}", u32::MAX)]
     Nodes {

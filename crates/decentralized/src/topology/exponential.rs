@@ -7,8 +7,8 @@ use super::{Nodes, Schedule, Topology, TopologyError};
 use crate::mixing::MixingMatrix;
 use crate::seed::Rng;
 
-/// Node `i` sends to `i + 2ᵏ` (modulo n) for `k = 0 .. ⌈log₂ n⌉ − 1`. Directed; all weights of a row
-/// are equal.
+/// Node `i` sends to `i + 2ᵏ` (modulo n) for `k = 0 .. ⌈log₂ n⌉ − 1`. Directed; all weights of a
+/// row are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exponential;
 

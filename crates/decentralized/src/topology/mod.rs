@@ -10,6 +10,7 @@ use crate::mixing::MixingMatrix;
 use crate::seed::Rng;
 
 pub mod d_cliques;
+pub mod file;
 
 mod base;
 mod complete;
@@ -17,12 +18,13 @@ mod erdos_renyi;
 mod error;
 mod exponential;
 mod grid;
+mod parse;
 mod random_regular;
 mod ring;
 mod small_world;
 pub mod stl_fw;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use base::BaseGraph;
 pub use complete::Complete;
@@ -31,12 +33,14 @@ pub use erdos_renyi::ErdosRenyi;
 pub use error::TopologyError;
 pub use exponential::{Exponential, OnePeerExponential};
 pub use grid::{Grid, Torus};
+pub use parse::{known, parse};
 pub use random_regular::RandomRegular;
 pub use ring::Ring;
 pub use small_world::{SmallWorld, WattsStrogatz};
 
-/// The most weights that a mixing matrix may hold: they take 12 bytes each, 1.6 GB in all.
-const MAX_LINKS: u64 = 1 << 27;
+/// The most weights that a mixing matrix may hold: a complete graph of 8191 nodes. They take 12 bytes
+/// each, and 16 more while they are collected, 1.9 GB in all.
+const MAX_LINKS: u64 = 1 << 26;
 
 /// What a topology is made for.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +67,7 @@ impl Nodes<'_> {
                 n_rows,
             });
         }
-        let n_links = (n_nodes as u64).saturating_mul(degree as u64 + 1);
+        let n_links = (n_nodes as u64).saturating_mul((degree as u64).saturating_add(1));
         if n_links > MAX_LINKS {
             return Err(TopologyError::Large {
                 topology,

@@ -58,7 +58,7 @@ impl Topology for WattsStrogatz {
     }
 
     fn connect(&self, nodes: &Nodes<'_>, rng: &mut Rng) -> Result<Schedule, TopologyError> {
-        nodes.check("watts-strogatz", self.degree)?;
+        nodes.check("watts-strogatz", self.degree.min(nodes.n_nodes))?;
         let n_nodes = nodes.n_nodes;
         if !self.degree.is_multiple_of(2) || self.degree == 0 || self.degree >= n_nodes {
             let expected = format!("even, at least 2 and less than the {n_nodes} nodes");
@@ -138,7 +138,8 @@ mod tests {
             assert_eq!(moved.n_edges(), n_nodes * degree / 2);
             assert_eq!(moved == ring, degree + 1 == n_nodes);
         }
-        // 600 edges, of which a tenth moves: 60 ± 4 · 7.3; each stays where it is by chance in one of 90.
+        // 600 edges, of which a tenth moves: 60 ± 4 · 7.3; each stays where it is by chance in one
+        // of 90.
         let graph = watts_strogatz(200, 6, 0.1, &mut seed::rng(1, 0));
         let ring = Graph::circulant(200, 1..=3);
         let n_moved = ring.edges().filter(|&(a, b)| !graph.has_edge(a, b)).count();

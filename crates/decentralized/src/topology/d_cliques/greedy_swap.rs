@@ -1,4 +1,5 @@
-//! Cliques whose classes are about those of all: random ones, improved by swapping two nodes at a time.
+//! Cliques whose classes are about those of all: random ones, improved by swapping two nodes at a
+//! time.
 
 use std::collections::BTreeMap;
 
@@ -12,20 +13,22 @@ use crate::topology::Clique;
 /// A swap has to lower the sum of two skews by more than rounding could.
 const LEAST_GAIN: f64 = 1e-12;
 
-/// How many steps of Greedy Swap bring `n_cliques` close to what any number of steps would: the paper's 1000
-/// for its 10 cliques, and 40,000 for 100 and 4,000,000 for 1000, from where on it is 4000 a clique.
+/// How many steps of Greedy Swap bring `n_cliques` close to what any number of steps would: the
+/// paper's 1000 for its 10 cliques, and 40,000 for 100 and 4,000,000 for 1000, from where on it is
+/// 4000 a clique.
 ///
-/// The last swaps are between the few pairs of cliques that are left to improve. Each pair has to be met some
-/// times for that, and there are as many as cliques squared. Measured with two shards of ten equal classes a
-/// node: ten times the steps change nothing any more, while a twentieth of them leaves 10,000 nodes with twenty
-/// times the skew. They take 2.6 s on one core.
+/// The last swaps are between the few pairs of cliques that are left to improve. Each pair has to
+/// be met some times for that, and there are as many as cliques squared. Measured with two shards
+/// of ten equal classes a node: ten times the steps change nothing any more, while a twentieth of
+/// them leaves 10,000 nodes with twenty times the skew. They take 2.6 s on one core.
 #[must_use]
 pub fn default_steps(n_cliques: usize) -> usize {
     let per_clique = n_cliques.saturating_mul(4).clamp(100, 4000);
     n_cliques.saturating_mul(per_clique)
 }
 
-/// Divides nodes at random into the fewest cliques of at most `size`, which differ by one node at most.
+/// Divides nodes at random into the fewest cliques of at most `size`, which differ by one node at
+/// most.
 ///
 /// # Panics
 /// If `size` is zero.
@@ -39,11 +42,11 @@ pub fn random_cliques(n_nodes: usize, size: usize, rng: &mut Rng) -> Vec<Clique>
     (0..n_cliques).map(clique).collect()
 }
 
-/// Lowers the skew of `cliques`: each of `n_steps` takes two cliques at random, lists the swaps of one node
-/// each that lower the sum of their skews, and makes one of them, chosen uniformly.
+/// Lowers the skew of `cliques`: each of `n_steps` takes two cliques at random, lists the swaps of
+/// one node each that lower the sum of their skews, and makes one of them, chosen uniformly.
 ///
-/// Nodes with the same class counts are tried once and counted as many, so that a step takes O(kinds² ·
-/// n_classes) for the different class counts in a clique.
+/// Nodes with the same class counts are tried once and counted as many, so that a step takes
+/// O(kinds² · n_classes) for the different class counts in a clique.
 ///
 /// # Source
 /// D-Cliques, arXiv:2104.07365, algorithm 1.
@@ -77,14 +80,15 @@ pub fn greedy_swap(cliques: &mut [Clique], classes: &ClassCounts, n_steps: usize
     }
 }
 
-/// The pairs of cliques that no swap improves, as long as neither changes: once swaps have become rare,
-/// nearly every step meets one again.
+/// The pairs of cliques that no swap improves, as long as neither changes: once swaps have become
+/// rare, nearly every step meets one again.
 struct Settled {
     n_cliques: usize,
     /// `[n_cliques]`: changes of each, from 1.
     n_changes: Vec<u32>,
-    /// `[n_cliques, n_cliques]`: the changes of both together when no swap was found; 0 if never. Both only
-    /// grow, so that an equal sum means that neither has changed. Empty if there are many cliques.
+    /// `[n_cliques, n_cliques]`: the changes of both together when no swap was found; 0 if never.
+    /// Both only grow, so that an equal sum means that neither has changed. Empty if there are many
+    /// cliques.
     settled_at: Vec<u32>,
 }
 
@@ -136,7 +140,8 @@ struct Swaps {
     tallies: Vec<Tally>,
     /// `[n_classes]`: shares of the classes among all examples.
     all: Vec<f64>,
-    /// Swaps of this step that lower the skew: the kinds of the two nodes, and how many such pairs there are.
+    /// Swaps of this step that lower the skew: the kinds of the two nodes, and how many such pairs
+    /// there are.
     improving: Vec<([usize; 2], usize)>,
 }
 

@@ -1,5 +1,5 @@
-//! The edges between cliques. Each goes from one of the least loaded nodes of a clique, at random, to one of
-//! the other: load is the number of edges to other cliques.
+//! The edges between cliques. Each goes from one of the least loaded nodes of a clique, at random,
+//! to one of the other: load is the number of edges to other cliques.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,11 +21,12 @@ pub enum InterClique {
     FullyConnected,
     /// Cliques on a ring, one edge to the next.
     Ring,
-    /// As many cliques as a clique has nodes are all connected with one another and then count as one; and
-    /// so on, until one is left.
+    /// As many cliques as a clique has nodes are all connected with one another and then count as
+    /// one; and so on, until one is left.
     Fractal,
-    /// Cliques on a ring, each with those at `± (2ˢ + t)`, `t = 0, 1`, for `s = 0 .. ⌈log₂ n_cliques⌉ − 1`.
-    /// Pairs that meet in several ways have several edges, if different nodes are chosen.
+    /// Cliques on a ring, each with those at `± (2ˢ + t)`, `t = 0, 1`, for `s = 0 .. ⌈log₂
+    /// n_cliques⌉ − 1`. Pairs that meet in several ways have several edges, if different nodes are
+    /// chosen.
     SmallWorld,
 }
 
@@ -38,7 +39,8 @@ impl InterClique {
         Self::SmallWorld,
     ];
 
-    /// Adds the edges between `cliques` to `graph`; `size` is the number of nodes of a whole clique.
+    /// Adds the edges between `cliques` to `graph`; `size` is the number of nodes of a whole
+    /// clique.
     pub(super) fn connect(self, graph: &mut Graph, cliques: &[Clique], size: usize, rng: &mut Rng) {
         let unloaded = |clique: &Clique| Members {
             by_load: BTreeMap::from([(0, clique.clone())]),

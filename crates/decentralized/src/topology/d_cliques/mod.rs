@@ -1,8 +1,9 @@
 //! D-Cliques: nodes in cliques that together hold about the classes of all, and few edges between
 //! cliques.
 //!
-//! In reading order: [`skew`], how far a clique's classes are from those of all; [`greedy_swap`], which
-//! makes cliques of little skew; [`InterClique`], the edges between them; [`DCliques`], the rule.
+//! In reading order: [`skew`], how far a clique's classes are from those of all; [`greedy_swap`],
+//! which makes cliques of little skew; [`InterClique`], the edges between them; [`DCliques`], the
+//! rule.
 //!
 //! # Source
 //! Bellet, Kermarrec, Lavoie: D-Cliques, arXiv:2104.07365.
@@ -28,8 +29,8 @@ pub struct DCliques {
     pub size: usize,
     /// The edges between cliques.
     pub inter: InterClique,
-    /// Steps of Greedy Swap; [`default_steps`] if not given. With 0 cliques stay random (the paper's
-    /// ablation), and nobody needs to know the classes.
+    /// Steps of Greedy Swap; [`default_steps`] if not given. With 0 cliques stay random (the
+    /// paper's ablation), and nobody needs to know the classes.
     pub steps: Option<usize>,
     /// Edges removed from each clique at random (the paper's ablation: 1 or 5 of 45).
     pub removed_edges: usize,

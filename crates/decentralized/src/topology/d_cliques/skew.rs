@@ -1,7 +1,7 @@
 //! How far the classes of some nodes are from those of all.
 
-/// `Σₗ |p(l) − q(l)|`: 0 for equal proportions, 2 for disjoint classes. (The L1 distance, without the ½ of
-/// the total variation.)
+/// `Σₗ |p(l) − q(l)|`: 0 for equal proportions, 2 for disjoint classes. (The L1 distance, without
+/// the ½ of the total variation.)
 ///
 /// # Shapes
 /// - `proportions`, `all`: `[n_classes]`

@@ -20,12 +20,11 @@
 
 pub mod batches;
 pub mod classes;
+pub mod data;
 pub mod digraph;
 pub mod graph;
-pub mod measures;
-pub mod data;
-pub mod graph;
 pub mod mean_estimation;
+pub mod measures;
 pub mod mixing;
 pub mod model;
 pub mod partition;

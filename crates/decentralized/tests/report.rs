@@ -1,18 +1,9 @@
-<<<<<<< HEAD
-//! Pages made of made-up runs.
-=======
 //! Pages made of made-up runs. The one to look at is `report.html` in Cargo's folder for files of
 //! tests (`target/tmp`).
->>>>>>> wt-report
 
 mod sample;
 
 use std::path::Path;
-<<<<<<< HEAD
-
-use moeshard_decentralized::report::{RunReport, write_html};
-use sample::samples;
-=======
 use std::time::{Duration, Instant};
 
 use moeshard_decentralized::classes::ClassCounts;
@@ -20,14 +11,10 @@ use moeshard_decentralized::mixing::MixingMatrix;
 use moeshard_decentralized::record::{Evaluation, Heterogeneity, RunHeader, Spread};
 use moeshard_decentralized::report::{RunReport, write_html};
 use sample::{Sample, metropolis_hastings, samples};
->>>>>>> wt-report
 
 fn page(title: &str, runs: &[RunReport<'_>]) -> String {
     let mut page = Vec::new();
     write_html(title, runs, &mut page).expect("memory");
-<<<<<<< HEAD
-    String::from_utf8(page).expect("text")
-=======
     let page = String::from_utf8(page).expect("text");
     check_markup(&page);
     page
@@ -36,7 +23,6 @@ fn page(title: &str, runs: &[RunReport<'_>]) -> String {
 fn page_of(samples: &[Sample]) -> String {
     let runs: Vec<RunReport<'_>> = samples.iter().map(Sample::report).collect();
     page("Topologies on MNIST, two shards a node", &runs)
->>>>>>> wt-report
 }
 
 fn save(name: &str, page: &str) {
@@ -44,15 +30,6 @@ fn save(name: &str, page: &str) {
     std::fs::write(path, page).expect("a folder for files of tests");
 }
 
-<<<<<<< HEAD
-#[test]
-fn a_sample_to_look_at() {
-    let samples = samples(100, 100);
-    let runs: Vec<RunReport<'_>> = samples.iter().map(sample::Sample::report).collect();
-    let page = page("Topologies on MNIST, two shards a node", &runs);
-    save("report.html", &page);
-    eprintln!("{} bytes", page.len());
-=======
 /// Tags are closed in the order in which they were opened, attributes are quoted, coordinates are
 /// numbers, and nothing comes from elsewhere.
 fn check_markup(page: &str) {
@@ -324,5 +301,4 @@ fn many_runs_have_colours_and_dashes() {
         .collect();
     let page = page("many", &runs);
     assert!(page.contains(".r29{--c:var(--c5);--dash:none}") && page.contains("--dash:7 3"));
->>>>>>> wt-report
 }

@@ -2,10 +2,12 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::process;
 
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::{bench, classify, doctor, embed, inspect, serve, verify};
+use crate::{bench, classify, doctor, embed, inspect, serve, train, verify};
 
 /// Serve mixture-of-experts text encoders: embeddings and classification.
 ///
@@ -39,6 +41,8 @@ pub enum Action {
     Doctor(doctor::DoctorArgs),
     /// Load a server and report its latencies
     Loadtest(Box<moeshard_loadtest::Args>),
+    /// Let many nodes learn one classifier together, each from data of its own
+    Train(Box<train::TrainArgs>),
 }
 
 /// Variables of text-embeddings-inference and of the Hugging Face hub, by flag. `HOSTNAME` is left
@@ -73,8 +77,40 @@ impl Cli {
     #[must_use]
     pub fn from_process() -> Self {
         let is_set = |name: &str| env::var_os(name).is_some_and(|value| is_usable(name, &value));
-        let matches = command(&is_set).get_matches_from(with_default_action(env::args_os()));
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        let args: Vec<OsString> = with_default_action(env::args_os());
+        let matches = command(&is_set).get_matches_from(&args);
+        let cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        let file = match &cli.action {
+            Action::Train(args) => args.config.clone(),
+            _ => None,
+        };
+        file.map_or(cli, |file| Self::with_file(&args, &is_set, &file))
+    }
+
+    /// Reads the command line again, with the values of a file as defaults.
+    fn with_file(args: &[OsString], is_set: &dyn Fn(&str) -> bool, file: &Path) -> Self {
+        let mut result = Ok(());
+        let with_defaults = |train: Command| {
+            train::config_file::with_defaults(train.clone(), file).unwrap_or_else(|error| {
+                result = Err(error);
+                train
+            })
+        };
+        let command = command(is_set).mut_subcommand("train", with_defaults);
+        if let Err(error) = result {
+            eprintln!("moeshard: {error:#}");
+            process::exit(2);
+        }
+        // The command line alone was fine, so what is wrong now is in the file.
+        let parsed = command.try_get_matches_from(args);
+        let cli = parsed.and_then(|matches| Self::from_arg_matches(&matches));
+        cli.unwrap_or_else(|error| {
+            let text = error.to_string();
+            let reason = text.lines().next().unwrap_or_default();
+            let reason = reason.trim_start_matches("error: ");
+            eprintln!("moeshard: {}: {reason}", file.display());
+            process::exit(2)
+        })
     }
 }
 

@@ -1,7 +1,8 @@
 //! The parts of the program `moeshard`, in a library so that tests can reach them.
 //!
 //! [`cli`] is the command line; each of its actions is a module: [`serve`], [`embed`] and
-//! [`classify`] (both by [`bulk`]), [`inspect`], [`verify`], [`bench`], [`doctor`] and [`loadtest`].
+//! [`classify`] (both by [`bulk`]), [`inspect`], [`verify`], [`bench`], [`doctor`], [`loadtest`] and
+//! [`train`].
 //! What they share is [`model`] (from `--model` to a model that answers, by way of [`hub`]),
 //! [`footprint`], [`machine`] and [`arg_error`].
 //!
@@ -28,4 +29,5 @@ pub mod progress;
 mod random;
 pub mod secret;
 pub mod serve;
+pub mod train;
 pub mod verify;

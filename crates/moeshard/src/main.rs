@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use moeshard::cli::{self, Action, Cli};
-use moeshard::{bench, classify, doctor, embed, inspect, loadtest, logging, serve, verify};
+use moeshard::{bench, classify, doctor, embed, inspect, loadtest, logging, serve, train, verify};
 
 // Many short-lived allocations from many threads: measurably faster than the system's allocator.
 #[global_allocator]
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Action::Bench(args) => bench::run(*args),
         Action::Doctor(args) => doctor::run(args),
         Action::Loadtest(args) => loadtest::run(*args),
+        Action::Train(args) => train::run(*args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,15 +3,34 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 
 /// How often a log line is written where there is no terminal.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Progress of one task, in bytes.
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Rounds of training.
+    Rounds,
+}
+
+impl Unit {
+    fn text(self, n: u64) -> String {
+        match self {
+            Unit::Bytes => HumanBytes(n).to_string(),
+            Unit::Rounds => format!("{} rounds", HumanCount(n)),
+        }
+    }
+}
+
+/// Progress of one task.
 #[derive(Debug)]
 pub struct Progress {
     label: String,
+    unit: Unit,
     bar: ProgressBar,
     started: Instant,
     /// When the last log line was written.
@@ -22,26 +41,33 @@ impl Progress {
     /// Starts a task of `total` bytes, if that is known.
     #[must_use]
     pub fn new(label: impl Into<String>, total: Option<u64>) -> Self {
+        Self::of(Unit::Bytes, label, total)
+    }
+
+    /// Starts a task of `total` units, if that is known.
+    #[must_use]
+    pub fn of(unit: Unit, label: impl Into<String>, total: Option<u64>) -> Self {
         let label = label.into();
         let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
-        bar.set_style(style(total.is_some()));
+        bar.set_style(style(unit, total.is_some()));
         bar.set_message(label.clone());
         let now = Instant::now();
         Self {
             label,
+            unit,
             bar,
             started: now,
             logged: Mutex::new(now),
         }
     }
 
-    /// Some more bytes are done.
+    /// Some more units are done.
     pub fn add(&self, n_bytes: u64) {
         self.bar.inc(n_bytes);
         self.log();
     }
 
-    /// So many bytes are done, and this is worth saying besides.
+    /// So many units are done, and this is worth saying besides.
     pub fn set(&self, n_bytes: u64, note: &str) {
         self.bar.set_position(n_bytes);
         self.bar.set_message(format!("{} · {note}", self.label));
@@ -51,9 +77,9 @@ impl Progress {
     /// Everything is done.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
-        let n_bytes = HumanBytes(self.bar.position());
+        let done = self.unit.text(self.bar.position());
         let took = self.started.elapsed();
-        tracing::debug!("{}: {n_bytes} in {:.1} s", self.label, took.as_secs_f64());
+        tracing::debug!("{}: {done} in {:.1} s", self.label, took.as_secs_f64());
     }
 
     fn log(&self) {
@@ -73,16 +99,16 @@ impl Progress {
         let done = self.bar.position();
         let rate = done as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
         let message = self.bar.message();
-        let done_bytes = HumanBytes(done);
+        let unit = self.unit;
+        let (so_far, per_second) = (unit.text(done), unit.text(rate as u64));
         match self.bar.length().filter(|&total| total > 0) {
-            None => format!("{message}: {done_bytes}, {}/s", HumanBytes(rate as u64)),
+            None => format!("{message}: {so_far}, {per_second}/s"),
             Some(total) => {
                 let percent = 100.0 * done as f64 / total as f64;
                 let rest = total.saturating_sub(done) as f64 / rate.max(1.0);
                 format!(
-                    "{message}: {percent:.0} %, {done_bytes} of {}, {}/s, {} left",
-                    HumanBytes(total),
-                    HumanBytes(rate as u64),
+                    "{message}: {percent:.0} %, {so_far} of {}, {per_second}/s, {} left",
+                    unit.text(total),
                     HumanDuration(Duration::from_secs_f64(rest.min(1e9))),
                 )
             }
@@ -96,8 +122,9 @@ impl Drop for Progress {
     }
 }
 
-fn style(has_total: bool) -> ProgressStyle {
+fn style(unit: Unit, has_total: bool) -> ProgressStyle {
     let template = match has_total {
+        _ if unit == Unit::Rounds => "{msg} [{bar:30}] {percent} % {pos}/{len} {per_sec} ETA {eta}",
         true => "{msg} [{bar:30}] {percent} % {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}",
         false => "{msg} {spinner} {bytes} {bytes_per_sec}",
     };

@@ -5,16 +5,21 @@
 //! decentralized SGD with heterogeneous data, arXiv:2204.04452, definition 1 and the bound of §4
 //! under label skew.
 
+use serde::{Deserialize, Serialize};
+
 use crate::classes::ClassCounts;
 use crate::mixing::MixingMatrix;
+use crate::record::null_as_nan;
 use crate::topology::Schedule;
 
 /// H = (1/n) Σᵢ E‖Σⱼ W[i, j]·gⱼ − ḡ‖² for noisy gradients gⱼ of nodes, in its two parts.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Heterogeneity {
     /// What remains without noise: neighbourhoods that do not stand for all.
+    #[serde(deserialize_with = "null_as_nan")]
     pub bias: f64,
     /// What remains without bias: neighbourhoods that are too small to average the noise away.
+    #[serde(deserialize_with = "null_as_nan")]
     pub variance: f64,
 }
 

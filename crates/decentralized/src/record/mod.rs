@@ -7,6 +7,8 @@ use std::io;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use crate::measures::Heterogeneity;
+
 mod jsonl;
 
 pub use jsonl::{RecordError, Run, parse_runs, read_runs};
@@ -87,28 +89,6 @@ pub struct RunHeader {
     pub messages_per_round: f64,
     /// Bytes of these messages.
     pub bytes_per_round: f64,
-}
-
-/// Neighborhood heterogeneity H, split in its two terms.
-///
-/// # Source
-/// arXiv:2204.04452.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Heterogeneity {
-    /// How far averages over neighbourhoods are from the average over all nodes.
-    #[serde(deserialize_with = "null_as_nan")]
-    pub bias: f64,
-    /// What the noise of single nodes leaves in averages over neighbourhoods.
-    #[serde(deserialize_with = "null_as_nan")]
-    pub variance: f64,
-}
-
-impl Heterogeneity {
-    /// H itself.
-    #[must_use]
-    pub fn total(&self) -> f64 {
-        self.bias + self.variance
-    }
 }
 
 /// How the nodes' models did at some point of a run.
@@ -209,7 +189,7 @@ pub struct RunEnd {
 }
 
 // JSON has no NaN and no infinity: `serde_json` writes both as null.
-fn null_as_nan<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+pub(crate) fn null_as_nan<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use super::stl_fw::{Lambda, StlFw};
 use super::{
     BaseGraph, Complete, DCliques, ErdosRenyi, Exponential, Grid, InterClique, OnePeerExponential,
     RandomRegular, Ring, SmallWorld, Topology, TopologyError, Torus, WattsStrogatz,
@@ -57,6 +58,10 @@ const RULES: &[Rule] = &[
         &["size", "inter", "steps", "removed-edges"],
         d_cliques,
     ),
+    rule("stl-fw", &["d", "lambda"], |given| stl_fw(given, false)),
+    rule("stl-fw-undirected", &["d", "lambda"], |given| {
+        stl_fw(given, true)
+    }),
 ];
 
 const fn rule(
@@ -111,6 +116,15 @@ fn d_cliques(given: &Parameters<'_>) -> Built {
         steps: given.optional("steps", WHOLE)?,
         removed_edges: given.optional("removed-edges", WHOLE)?.unwrap_or(0),
     })
+}
+
+fn stl_fw(given: &Parameters<'_>, is_undirected: bool) -> Built {
+    let mut rule = StlFw::new(given.required("d", WHOLE)?);
+    rule.is_undirected = is_undirected;
+    if let Some(lambda) = given.optional("lambda", "a non-negative number")? {
+        rule.lambda = Lambda::Given(lambda);
+    }
+    built(rule)
 }
 
 const WHOLE: &str = "a whole number";

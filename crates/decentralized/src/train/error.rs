@@ -40,10 +40,12 @@ pub enum TrainError {
     },
     /// No path leads from some nodes to others, so they can never agree.
     #[error(
-        "the topology falls into {n_components} components that never exchange anything \
-         (allow it with --allow-disconnected)"
+        "{topology} falls into {n_components} components, from some of which no path leads to others \
+         (train on it all the same with --allow-disconnected)"
     )]
     Disconnected {
+        /// The topology.
+        topology: String,
         /// Number of components.
         n_components: usize,
     },

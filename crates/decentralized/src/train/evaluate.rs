@@ -5,6 +5,8 @@ use std::ops::Range;
 use super::Result;
 use super::gradients::Worker;
 use super::trainer::{Task, Trainer};
+use crate::measures::Heterogeneity;
+use crate::topology::Schedule;
 
 /// Examples that a thread takes at a time.
 const BLOCK: usize = 500;
@@ -22,7 +24,52 @@ pub struct Evaluation {
     pub consensus_distance: f64,
 }
 
+/// Most examples of a node whose gradients are measured for the heterogeneity: enough to tell bias
+/// from noise, few beside a pass over the data.
+const HETEROGENEITY_EXAMPLES: usize = 128;
+
 impl Trainer<'_> {
+    /// Neighborhood heterogeneity of the gradients at the mean of all models, with the mixing matrix of
+    /// the next round; on rank 0, nothing elsewhere. A node's gradient is that of its first examples, its
+    /// noise follows from how far the gradients of their two halves are apart.
+    ///
+    /// # Communication
+    /// Two gathers and a broadcast; every rank must call it.
+    ///
+    /// # Errors
+    /// If a rank is lost.
+    pub fn heterogeneity(&mut self, schedule: &Schedule) -> Result<Option<Heterogeneity>> {
+        let n_params = self.run.task.model.n_params();
+        let models = self.transport.gather(n_params, &self.state.models)?;
+        let mut mean =
+            models.map_or_else(|| vec![0.0; n_params], |models| mean_row(&models, n_params));
+        self.transport.broadcast(&mut mean)?;
+
+        // Of each node: the gradient, then the variance of that of one batch.
+        let row_len = n_params + 1;
+        let mut rows = vec![0.0; self.run.nodes.len() * row_len];
+        let (run, batch_size) = (&self.run, self.settings.batch_size.get());
+        let examples = &run.task.partition.nodes[run.nodes.clone()];
+        let mut items: Vec<_> = rows.chunks_exact_mut(row_len).zip(examples).collect();
+        let workers = self.gradients.workers();
+        run.threads
+            .for_each_item(workers, &mut items, |worker, _, (row, examples)| {
+                let examples = &examples[..examples.len().min(HETEROGENEITY_EXAMPLES)];
+                let (gradient, noise) = row.split_at_mut(n_params);
+                noise[0] =
+                    worker.gradient_and_noise(&run.task, &mean, examples, batch_size, gradient);
+            });
+        let Some(rows) = self.transport.gather(row_len, &rows)? else {
+            return Ok(None);
+        };
+        let nodes = || rows.chunks_exact(row_len);
+        let gradients: Vec<f32> = nodes().flat_map(|row| &row[..n_params]).copied().collect();
+        let noise: f64 = nodes().map(|row| f64::from(row[n_params])).sum();
+        let noise = noise / nodes().len() as f64;
+        let mixing = schedule.mixing(self.run.round as usize);
+        Ok(Some(Heterogeneity::of_gradients(mixing, &gradients, noise)))
+    }
+
     /// Measures the models; on rank 0 of all nodes, nothing elsewhere.
     ///
     /// # Communication
@@ -130,6 +177,18 @@ fn score(
         score.1 += loss;
     }
     score
+}
+
+/// The mean of all rows.
+fn mean_row(rows: &[f32], row_len: usize) -> Vec<f32> {
+    let mut mean = vec![0.0f64; row_len];
+    let n_rows = (rows.len() / row_len) as f64;
+    for row in rows.chunks_exact(row_len) {
+        mean.iter_mut()
+            .zip(row)
+            .for_each(|(mean, &x)| *mean += f64::from(x));
+    }
+    mean.into_iter().map(|sum| (sum / n_rows) as f32).collect()
 }
 
 /// The class of the largest logit (the first of equals), and the cross-entropy.

@@ -151,6 +151,32 @@ impl Worker {
         let loss = (task.model).gradient(params, batch, &mut self.gradient, &mut self.scratch);
         (loss, &self.gradient)
     }
+
+    /// The gradient over `examples`, and the variance of that over a batch of `batch_size`, estimated
+    /// from the two halves: with m examples of variance σ² each, `E‖g₁ − g₂‖² = 4σ²/m`.
+    pub(super) fn gradient_and_noise(
+        &mut self,
+        task: &Task<'_>,
+        params: &[f32],
+        examples: &[u32],
+        batch_size: usize,
+        gradient: &mut [f32],
+    ) -> f32 {
+        let (first, second) = examples.split_at(examples.len() / 2);
+        let (_, of_second) = self.gradient(task, params, second);
+        gradient.copy_from_slice(of_second);
+        if first.is_empty() {
+            return 0.0;
+        }
+        let (_, of_first) = self.gradient(task, params, first);
+        let mut distance = 0.0f64;
+        for (g, &other) in gradient.iter_mut().zip(of_first) {
+            distance += f64::from(*g - other).powi(2);
+            *g = f32::midpoint(*g, other);
+        }
+        let of_one = distance * examples.len() as f64 / 4.0;
+        (of_one / batch_size as f64) as f32
+    }
 }
 
 /// Calls `f(rows)` for each of `n` nodes, with its row of each matrix.

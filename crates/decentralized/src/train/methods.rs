@@ -166,34 +166,25 @@ impl Trainer<'_> {
 }
 
 impl Method {
-    /// Whether the method goes with such mixing matrices.
+    /// Whether the method goes with a mixing matrix of this smallest eigenvalue; directed and varying
+    /// ones have none.
     ///
     /// # Errors
-    /// [`TrainError::Unsuitable`] if it does not converge with them.
-    pub fn check_topology(
-        &self,
-        topology: &str,
-        is_symmetric: bool,
-        smallest_eigenvalue: f64,
-    ) -> Result<()> {
-        let unsuitable = |needed, got: String| {
-            Err(TrainError::Unsuitable {
-                method: self.name(),
-                needed,
-                topology: topology.to_owned(),
-                got,
-            })
-        };
-        match self {
-            Method::D2 if !is_symmetric => {
-                unsuitable("a symmetric mixing matrix", "directed edges".to_owned())
-            }
-            Method::D2 if smallest_eigenvalue <= -1.0 / 3.0 => unsuitable(
-                "a smallest eigenvalue above -1/3",
-                format!("{smallest_eigenvalue:.3}"),
-            ),
-            _ => Ok(()),
+    /// [`TrainError::Unsuitable`] if it does not converge with it.
+    pub fn check_topology(&self, topology: &str, smallest_eigenvalue: Option<f64>) -> Result<()> {
+        if *self != Method::D2 || smallest_eigenvalue.is_some_and(|smallest| smallest > -1.0 / 3.0)
+        {
+            return Ok(());
         }
+        Err(TrainError::Unsuitable {
+            method: self.name(),
+            needed: "one symmetric mixing matrix with all eigenvalues above -1/3",
+            topology: topology.to_owned(),
+            got: match smallest_eigenvalue {
+                Some(smallest) => format!("a smallest eigenvalue of {smallest:.3}"),
+                None => "directed edges or several matrices".to_owned(),
+            },
+        })
     }
 }
 

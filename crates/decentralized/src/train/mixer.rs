@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use moeshard_tensor::linalg::{Csr, MatMut, MatRef, Threads};
+use moeshard_tensor::linalg::{Csr, MatMut, MatRef, Scratch, Threads};
 
 use super::Result;
 use super::absence::Absence;
@@ -29,6 +29,8 @@ pub(super) struct Mixer {
     /// Of each matrix of the schedule.
     rounds: Vec<Csr>,
     link: LinkId,
+    /// Memory of threads that multiply.
+    scratches: Vec<Scratch>,
 }
 
 impl Mixer {
@@ -64,6 +66,7 @@ impl Mixer {
             needed,
             nodes,
             link,
+            scratches: Vec::new(),
         };
         let rounds = matrices.iter().map(|w| mixer.local_part(w, None));
         mixer.rounds = rounds.collect::<Result<_>>()?;
@@ -100,9 +103,9 @@ impl Mixer {
         match round.absence {
             Some(absence) => {
                 let w = self.local_part(&round.weights[which], Some(absence))?;
-                w.mul(threads, x, out)?;
+                w.mul(threads, &mut self.scratches, x, out)?;
             }
-            None => self.rounds[which].mul(threads, x, out)?,
+            None => self.rounds[which].mul(threads, &mut self.scratches, x, out)?,
         }
         Ok(())
     }

@@ -1,0 +1,92 @@
+//! `moeshard train`: many nodes learn one classifier together.
+//!
+//! [`args`] are the flags, [`config_file`] their file; [`task`] reads the data; [`run`] trains on one
+//! topology and writes to a [`folder`]; [`repro`] prints tables next to reference figures.
+
+pub mod args;
+pub mod config_file;
+pub mod folder;
+mod header;
+pub mod repro;
+pub mod run;
+pub mod task;
+
+use std::fs;
+use std::io::{self, Write};
+
+use anyhow::{Context, Result};
+use moeshard_decentralized::record::Evaluation;
+use moeshard_decentralized::report::{RunReport, write_html};
+
+pub use args::{TrainArgs, TrainConfig};
+use folder::{Folder, folder_name};
+use run::Network;
+use task::LoadedTask;
+
+use crate::display::size;
+
+/// Trains on each of the topologies and reports on all.
+///
+/// # Errors
+/// If flags and data do not fit one another, or training does not get through.
+pub fn run(args: TrainArgs) -> Result<()> {
+    if let Some(table) = &args.repro {
+        return repro::run(table, &args);
+    }
+    let config = TrainConfig::try_from(args)?;
+    let task = task::load(&config.task)?;
+    let mut trained = Vec::new();
+    for topology in &config.topologies {
+        let network = Network::new(&config, &task, &**topology)?;
+        let folder = Folder::new(config.output.out.join(folder_name(&network.topology)))?;
+        folder.write_topology(&network)?;
+        let evaluations = run::run(&config, &task, &network, Some(&folder))?;
+        if let Some(last) = evaluations.last() {
+            print(&network.topology, last)?;
+        }
+        trained.push((network, evaluations));
+        // After each, so that a long comparison can be looked at while it runs.
+        report(&config, &task, &trained)?;
+    }
+    Ok(())
+}
+
+fn print(topology: &str, last: &Evaluation) -> io::Result<()> {
+    let percent = |share: f64| format!("{:.2} %", 100.0 * share);
+    writeln!(
+        io::stdout().lock(),
+        "{topology}: {} right on average, {} on the worst node, {} on the best; {} epochs, {} sent, {:.1} s",
+        percent(last.accuracy.mean),
+        percent(last.accuracy.min),
+        percent(last.accuracy.max),
+        last.epoch,
+        size(last.bytes_sent),
+        last.train_s,
+    )
+}
+
+fn report(
+    config: &TrainConfig,
+    task: &LoadedTask,
+    trained: &[(Network, Vec<Evaluation>)],
+) -> Result<()> {
+    let headers: Vec<_> = (trained.iter())
+        .map(|(network, _)| header::header(config, task, network))
+        .collect();
+    let runs = headers.iter().zip(trained);
+    let runs = runs.map(|(header, (network, evaluations))| RunReport {
+        header,
+        evaluations,
+        mixing: Some(network.schedule.mixing(0)),
+        cliques: &network.schedule.cliques,
+        classes: Some(&network.classes),
+    });
+    let runs: Vec<_> = runs.collect();
+    let path = config.output.out.join("report.html");
+    let title = format!("{} on {} nodes", config.task.task, config.n_nodes);
+    let mut page = Vec::new();
+    write_html(&title, &runs, &mut page)?;
+    fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
+    tracing::info!("report: {}", path.display());
+    Ok(())
+}

@@ -11,6 +11,7 @@ use crate::classes::ClassCounts;
 use crate::mixing::MixingMatrix;
 use crate::record::null_as_nan;
 use crate::topology::Schedule;
+use crate::topology::stl_fw::objective;
 
 /// H = (1/n) Σᵢ E‖Σⱼ W[i, j]·gⱼ − ḡ‖² for noisy gradients gⱼ of nodes, in its two parts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -43,7 +44,7 @@ impl Heterogeneity {
     ) -> Self {
         Self {
             bias: bias(mixing, gradients),
-            variance: noise * distance_from_average(mixing),
+            variance: noise * objective::variance(mixing),
         }
     }
 
@@ -54,10 +55,10 @@ impl Heterogeneity {
     /// If `classes` are not those of as many nodes.
     #[must_use]
     pub fn of_labels(mixing: &MixingMatrix, classes: &ClassCounts, noise: f64) -> Self {
-        assert_eq!(classes.n_nodes(), mixing.n_nodes(), "nodes with classes");
-        let nodes = 0..classes.n_nodes();
-        let rows: Vec<f64> = nodes.flat_map(|node| classes.proportions(node)).collect();
-        Self::of_gradients(mixing, &rows, noise)
+        Self {
+            bias: objective::bias(mixing, classes),
+            variance: noise * objective::variance(mixing),
+        }
     }
 
     /// The mean of [`Self::of_labels`] over the rounds of a schedule.
@@ -112,17 +113,6 @@ fn add<T: Copy + Into<f64>>(to: &mut [f64], weight: f64, row: &[T]) {
     for (to, &x) in to.iter_mut().zip(row) {
         *to += weight * x.into();
     }
-}
-
-/// `(1/n)·‖W − J‖²` in the Frobenius norm. Entries that are not kept differ from J by 1/n each.
-fn distance_from_average(mixing: &MixingMatrix) -> f64 {
-    let n_nodes = mixing.n_nodes() as f64;
-    let average = 1.0 / n_nodes;
-    let kept = mixing
-        .entries()
-        .map(|(_, _, weight)| (weight - average).powi(2));
-    let n_zeros = n_nodes * n_nodes - mixing.entries().count() as f64;
-    (kept.sum::<f64>() + n_zeros * average * average) / n_nodes
 }
 
 #[cfg(test)]

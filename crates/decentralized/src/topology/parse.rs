@@ -2,10 +2,10 @@
 
 use std::str::FromStr;
 
-use super::stl_fw::{Lambda, StlFw};
+use super::stl_fw::Lambda;
 use super::{
     BaseGraph, Complete, DCliques, ErdosRenyi, Exponential, Grid, InterClique, OnePeerExponential,
-    RandomRegular, Ring, SmallWorld, Topology, TopologyError, Torus, WattsStrogatz,
+    RandomRegular, Ring, SmallWorld, StlFw, Topology, TopologyError, Torus, WattsStrogatz,
 };
 
 /// The topology that `spec` names, such as `ring` or `d-cliques:size=10,inter=ring`. What
@@ -58,11 +58,11 @@ const RULES: &[Rule] = &[
         &["size", "inter", "steps", "removed-edges"],
         d_cliques,
     ),
-    rule("stl-fw", &["d", "lambda"], |given| stl_fw(given, false)),
-    rule("stl-fw-undirected", &["d", "lambda"], |given| {
-        stl_fw(given, true)
-    }),
+    rule("stl-fw", LEARNED, |given| stl_fw(given, false)),
+    rule("stl-fw-undirected", LEARNED, |given| stl_fw(given, true)),
 ];
+
+const LEARNED: &[&str] = &["d", "lambda", "class_distance", "noise"];
 
 const fn rule(
     name: &'static str,
@@ -119,15 +119,27 @@ fn d_cliques(given: &Parameters<'_>) -> Built {
 }
 
 fn stl_fw(given: &Parameters<'_>, is_undirected: bool) -> Built {
-    let mut rule = StlFw::new(given.required("d", WHOLE)?);
-    rule.is_undirected = is_undirected;
-    if let Some(lambda) = given.optional("lambda", "a non-negative number")? {
-        rule.lambda = Lambda::Given(lambda);
+    let mut topology = StlFw::new(given.required("d", WHOLE)?);
+    topology.is_undirected = is_undirected;
+    let parts = ["class_distance", "noise"];
+    let part = parts.into_iter().find(|part| given.text(part).is_some());
+    match (given.optional("lambda", NUMBER)?, part) {
+        (None, None) => {}
+        (Some(lambda), None) => topology.lambda = Lambda::Given(lambda),
+        (None, Some(_)) => {
+            topology.lambda = Lambda::Derived {
+                class_distance: given.required("class_distance", NUMBER)?,
+                noise: given.required("noise", NUMBER)?,
+            };
+        }
+        (Some(_), Some(part)) => return Err(given.error(part, "either", "given beside lambda")),
     }
-    built(rule)
+    built(topology)
 }
 
 const WHOLE: &str = "a whole number";
+
+const NUMBER: &str = "a number";
 
 const PROBABILITY: &str = "a probability from 0 to 1";
 
@@ -226,7 +238,7 @@ mod tests {
     use crate::topology::{Nodes, Schedule};
 
     /// Every rule, all parameters given.
-    const SPECS: [&str; 13] = [
+    const SPECS: [&str; 16] = [
         "complete",
         "ring",
         "grid",
@@ -240,6 +252,9 @@ mod tests {
         "watts-strogatz:d=4,p=0.1",
         "d-cliques:size=5,inter=small-world,steps=10,removed-edges=3",
         "d-cliques:size=10,inter=full",
+        "stl-fw:d=4",
+        "stl-fw:d=4,class_distance=2,noise=0.5",
+        "stl-fw-undirected:d=4,lambda=0.3",
     ];
 
     #[test]
@@ -280,7 +295,7 @@ mod tests {
             "rings",
             "there is no topology `rings`, expected one of complete, ring, grid, torus, random, \
              erdos-renyi, exponential, one-peer-exponential, base, small-world, watts-strogatz, \
-             d-cliques",
+             d-cliques, stl-fw, stl-fw-undirected",
         );
         check(
             "ring:d=3",
@@ -300,6 +315,14 @@ mod tests {
         check(
             "erdos-renyi:p=",
             "erdos-renyi: p is ``, expected a probability from 0 to 1",
+        );
+        check(
+            "stl-fw:d=4,lambda=1,noise=1",
+            "stl-fw: noise is given beside lambda, expected either",
+        );
+        check(
+            "stl-fw:d=4,noise=1",
+            "stl-fw: class_distance is missing, expected a number",
         );
         check(
             "d-cliques:inter=line",
@@ -343,7 +366,7 @@ mod tests {
             let schedule = connect(spec, n_nodes, 1)?;
             let rounds = &schedule.rounds;
             assert!(rounds.iter().all(|round| round.n_nodes() == n_nodes));
-            let is_directed = spec.contains("exponential");
+            let is_directed = spec.contains("exponential") || spec.starts_with("stl-fw:");
             let are_symmetric = rounds.iter().all(is_symmetric);
             assert!(are_symmetric || is_directed, "{spec}, {n_nodes} nodes");
             let links = Links::of(&schedule);
@@ -364,7 +387,7 @@ mod tests {
             let schedule = connect(spec, n_nodes, 1)?;
             assert_eq!(connect(spec, n_nodes, 1)?, schedule);
             let is_equal = connect(spec, n_nodes, 2)? == schedule;
-            let random = ["random", "erdos", "watts", "d-cliques"];
+            let random = ["random", "erdos", "watts", "d-cliques", "stl-fw"];
             match random.iter().any(|name| spec.starts_with(name)) {
                 // Few nodes have few graphs.
                 true => assert!(!is_equal || n_nodes < 16, "{spec}, {n_nodes} nodes"),

@@ -44,7 +44,13 @@ fn main() {
             }
             let classes = partition(n_nodes);
             for is_undirected in [false, true] {
-                if !is_asked_for(if is_undirected { "undirected" } else { "directed" }) { continue; }
+                if !is_asked_for(if is_undirected {
+                    "undirected"
+                } else {
+                    "directed"
+                }) {
+                    continue;
+                }
                 let rule = StlFw {
                     is_undirected,
                     ..StlFw::new(D_MAX)

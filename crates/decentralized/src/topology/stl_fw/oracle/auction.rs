@@ -21,6 +21,12 @@ const EPSILON_RATIO: f64 = 5.0;
 /// Places that a row keeps in mind.
 const LIST_LEN: usize = 64;
 
+/// Places among which a row looks for a threshold, where there are many more.
+const N_SAMPLES: usize = 512;
+
+/// Fewer rows are not worth a thread.
+const MIN_ROWS_A_THREAD: usize = 256;
+
 /// Assigns every row; `rows[r]` is the node of row `r`.
 pub(super) fn assign(grid: &Grid<'_>, rows: &[u32]) -> Matching {
     let mut auction = Auction::new(grid, rows);
@@ -66,16 +72,26 @@ impl<'a> Auction<'a> {
         }
     }
 
-    /// What rows gain at the best place over a mean one, on average; lists are filled on the way.
+    /// What rows gain at the best place over a mean one, on average; every list is filled on the
+    /// way, by all cores: rows do not mind each other before prices move.
     fn mean_gain(&mut self) -> f64 {
-        let n_nodes = self.rows.len() as f64;
-        let mut sum = 0.0;
-        for row in 0..self.rows.len() {
-            self.fill_list(row);
-            let mean = self.scan.total as f64 / n_nodes;
-            sum += mean - self.scan.least as f64;
-        }
-        sum / n_nodes
+        let n_rows = self.rows.len();
+        let n_threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let chunk_len = n_rows.div_ceil(n_threads).max(MIN_ROWS_A_THREAD);
+        let (grid, prices) = (self.grid, &self.prices);
+        // Whole numbers: the sum is the same however rows are divided.
+        let sum: i64 = std::thread::scope(|scope| {
+            let rows = self.rows.chunks(chunk_len);
+            let threads: Vec<_> = rows
+                .zip(self.lists.chunks_mut(chunk_len))
+                .map(|(rows, lists)| scope.spawn(move || fill_lists(grid, rows, prices, lists)))
+                .collect();
+            let gains = threads
+                .into_iter()
+                .map(|thread| thread.join().expect("no panic"));
+            gains.sum()
+        });
+        sum as f64 / n_rows as f64
     }
 
     fn fill_list(&mut self, row: usize) {
@@ -156,14 +172,28 @@ impl<'a> Auction<'a> {
     }
 }
 
+/// The first lists of some rows, and the sum of what each gains at its best place over a mean one.
+fn fill_lists(grid: &Grid<'_>, rows: &[u32], prices: &[i64], lists: &mut [Shortlist]) -> i64 {
+    let mut scan = Scan::new(grid);
+    let mut sum = 0;
+    for (&node, list) in rows.iter().zip(lists) {
+        scan.shortlist(grid, node as usize, prices, list);
+        let total: i64 = scan.costs.iter().sum();
+        let least = list.places.iter().map(|&(cost, _)| cost).min();
+        sum += total / scan.costs.len() as i64 - least.unwrap_or(0);
+    }
+    sum
+}
+
 /// One look at all places.
 struct Scan {
     smooth: Vec<i64>,
     buffer: Vec<f64>,
     costs: Vec<i64>,
-    order: Vec<(i64, u32)>,
-    total: i64,
-    least: i64,
+    reduced: Vec<i64>,
+    sample: Vec<i64>,
+    /// `cost − price` and place of candidates.
+    near: Vec<(i64, u32)>,
 }
 
 impl Scan {
@@ -172,9 +202,9 @@ impl Scan {
             smooth: vec![0; grid.n_groups()],
             buffer: vec![0.0; grid.n_groups()],
             costs: vec![0; grid.col_at.len()],
-            order: Vec::new(),
-            total: 0,
-            least: 0,
+            reduced: vec![0; grid.col_at.len()],
+            sample: Vec::new(),
+            near: Vec::new(),
         }
     }
 
@@ -186,23 +216,44 @@ impl Scan {
         for (place, penalty) in grid.penalties(node) {
             self.costs[place] += penalty;
         }
-        self.order.clear();
-        let reduced = self
-            .costs
-            .iter()
-            .zip(prices)
-            .map(|(cost, price)| cost - price);
-        self.order.extend(reduced.zip(0..));
-        self.total = self.costs.iter().sum();
-        self.least = *self.costs.iter().min().expect("a place");
-        let len = LIST_LEN.min(self.order.len());
-        list.horizon = match len < self.order.len() {
-            true => self.order.select_nth_unstable(len).1.0,
+        let reduced = self.reduced.iter_mut().zip(&self.costs);
+        for ((reduced, cost), price) in reduced.zip(prices) {
+            *reduced = cost - price;
+        }
+        self.gather();
+        let len = LIST_LEN.min(self.near.len());
+        list.horizon = match len < self.near.len() {
+            true => self.near.select_nth_unstable(len).1.0,
             false => i64::MAX,
         };
+        let best = self.near[..len].iter();
         list.places.clear();
-        let best = self.order[..len].iter();
         list.places
             .extend(best.map(|&(_, place)| (self.costs[place as usize], place)));
+    }
+
+    /// Gathers the places that may be among the best, by a threshold that a sample suggests:
+    /// ordering all of them would take most of the time.
+    fn gather(&mut self) {
+        let stride = self.reduced.len() / N_SAMPLES;
+        let mut threshold = i64::MAX;
+        if stride > 1 {
+            self.sample.clear();
+            self.sample.extend(self.reduced.iter().step_by(stride));
+            let rank = 2 * LIST_LEN / stride + 4;
+            threshold = *self.sample.select_nth_unstable(rank).1;
+        }
+        self.gather_below(threshold);
+        if self.near.len() <= LIST_LEN {
+            self.gather_below(i64::MAX);
+        }
+    }
+
+    fn gather_below(&mut self, threshold: i64) {
+        self.near.clear();
+        let places = self.reduced.iter().zip(0..);
+        let near = places.filter(|&(&reduced, _)| reduced < threshold);
+        self.near
+            .extend(near.map(|(&reduced, place)| (reduced, place)));
     }
 }

@@ -6,10 +6,12 @@ use moeshard_tensor::linalg::{self, Gemm, MatMut, MatRef};
 
 use crate::seed::Rng;
 
+mod gn_lenet;
 mod linear;
 mod loss;
 mod mlp;
 
+pub use gn_lenet::GnLeNet;
 pub use linear::Linear;
 pub use mlp::Mlp;
 
@@ -28,6 +30,7 @@ pub struct Scratch {
     gemm: Gemm,
     /// One for each intermediate result of a model.
     values: [linalg::Scratch; 4],
+    lenet: gn_lenet::Buffers,
 }
 
 /// A matrix of a model, row by row.

@@ -1,7 +1,8 @@
 //! Training on many nodes, each with data of its own, that average their models by a mixing matrix.
 //!
 //! In reading order: [`settings`] says what is trained how; [`transport`] is how the ranks of a run
-//! reach one another; [`absence`] is who misses a round; `mixer` averages models; `methods` are the
+//! reach one another; [`absence`] is who misses a round; [`mpi`] is one of those ways; `mixer` averages
+//! models; `methods` are the
 //! algorithms, one function each; [`trainer`] runs rounds; [`evaluate`] measures how good the models
 //! are and how far apart; [`checkpoint`] is a run on disk.
 
@@ -12,6 +13,7 @@ pub mod evaluate;
 mod gradients;
 mod methods;
 mod mixer;
+pub mod mpi;
 pub mod settings;
 pub mod trainer;
 pub mod transport;

@@ -21,7 +21,7 @@ pub struct Links {
 pub struct LinkId(pub usize);
 
 /// Moves rows between ranks.
-pub trait Transport: Send {
+pub trait Transport {
     /// This rank.
     fn rank(&self) -> usize;
 

@@ -7,6 +7,7 @@ pub mod args;
 pub mod config_file;
 pub mod folder;
 mod header;
+pub mod ranks;
 pub mod repro;
 pub mod run;
 pub mod task;
@@ -20,6 +21,7 @@ use moeshard_decentralized::report::{RunReport, write_html};
 
 pub use args::{TrainArgs, TrainConfig};
 use folder::{Folder, folder_name};
+use ranks::Ranks;
 use run::Network;
 use task::LoadedTask;
 
@@ -33,14 +35,24 @@ pub fn run(args: TrainArgs) -> Result<()> {
     if let Some(table) = &args.repro {
         return repro::run(table, &args);
     }
-    let config = TrainConfig::try_from(args)?;
+    let ranks = Ranks::join()?;
+    let result = train(args, &ranks);
+    ranks.leave(result)
+}
+
+fn train(args: TrainArgs, ranks: &Ranks) -> Result<()> {
+    let mut config = TrainConfig::try_from(args)?;
+    ranks.share_cores(&mut config);
     let task = task::load(&config.task)?;
     let mut trained = Vec::new();
     for topology in &config.topologies {
         let network = Network::new(&config, &task, &**topology)?;
         let folder = Folder::new(config.output.out.join(folder_name(&network.topology)))?;
+        let evaluations = run::run(&config, &task, &network, ranks, Some(&folder))?;
+        if !ranks.is_first() {
+            continue;
+        }
         folder.write_topology(&network)?;
-        let evaluations = run::run(&config, &task, &network, Some(&folder))?;
         if let Some(last) = evaluations.last() {
             print(&network.topology, last)?;
         }

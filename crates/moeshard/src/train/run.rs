@@ -9,12 +9,12 @@ use moeshard_decentralized::partition::{Labels, Partition};
 use moeshard_decentralized::record::{Evaluation, Record, RunEnd, Spread};
 use moeshard_decentralized::seed;
 use moeshard_decentralized::topology::{Nodes, Schedule, Topology};
-use moeshard_decentralized::train::transport::InProcess;
 use moeshard_decentralized::train::{Task, TrainError, Trainer};
 
 use super::args::TrainConfig;
 use super::folder::Folder;
 use super::header::header;
+use super::ranks::Ranks;
 use super::task::LoadedTask;
 use crate::progress::{Progress, Unit};
 
@@ -90,6 +90,8 @@ struct Run<'a> {
     config: &'a TrainConfig,
     trainer: Trainer<'a>,
     folder: Option<&'a Folder>,
+    /// Whether this is the rank that measures and writes.
+    is_first: bool,
     /// What a run that goes on must agree with.
     fingerprint: String,
     n_params: usize,
@@ -110,13 +112,15 @@ pub fn run(
     config: &TrainConfig,
     task: &LoadedTask,
     network: &Network,
+    ranks: &Ranks,
     folder: Option<&Folder>,
 ) -> Result<Vec<Evaluation>> {
     let started = Instant::now();
-    let mut run = Run::new(config, task, network, folder)?;
+    let mut run = Run::new(config, task, network, ranks, folder)?;
     run.begin(task, network)?;
     let per_epoch = run.trainer.rounds_per_epoch();
     let n_rounds = per_epoch * config.epochs;
+    ranks.agree_on(run.trainer.n_rounds())?;
     let progress = Progress::of(Unit::Rounds, &network.topology, Some(n_rounds));
     let mut note = String::new();
     loop {
@@ -150,6 +154,7 @@ impl<'a> Run<'a> {
         config: &'a TrainConfig,
         task: &'a LoadedTask,
         network: &'a Network,
+        ranks: &'a Ranks,
         folder: Option<&'a Folder>,
     ) -> Result<Self> {
         let parts = Task {
@@ -161,7 +166,8 @@ impl<'a> Run<'a> {
         let settings = config.settings.clone();
         Ok(Self {
             config,
-            trainer: Trainer::new(parts, &network.schedule, settings, Box::new(InProcess))?,
+            trainer: Trainer::new(parts, &network.schedule, settings, ranks.transport())?,
+            is_first: ranks.is_first(),
             folder,
             fingerprint: fingerprint(config, task, network),
             n_params: task.model.n_params(),
@@ -178,6 +184,9 @@ impl<'a> Run<'a> {
             return Ok(());
         };
         if !(self.config.output.resume && folder.has_checkpoint()) {
+            if !self.is_first {
+                return Ok(());
+            }
             folder.start()?;
             let header = header(self.config, task, network);
             return folder.append(&Record::Header(Box::new(header)));
@@ -186,6 +195,9 @@ impl<'a> Run<'a> {
         self.trainer
             .restore(&checkpoint, &self.fingerprint, &folder.checkpoint())?;
         let round = self.trainer.n_rounds();
+        if !self.is_first {
+            return Ok(());
+        }
         self.evaluations = folder.keep_records(round)?;
         if let Some(last) = self.evaluations.last() {
             self.train = Duration::from_secs_f64(last.train_s);
@@ -206,9 +218,12 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let start = Instant::now();
-        let measured = self.trainer.evaluate()?.context("only rank 0 measures")?;
+        let measured = self.trainer.evaluate()?;
         let heterogeneity = self.trainer.heterogeneity(self.schedule)?;
         self.evaluate += start.elapsed();
+        let Some(measured) = measured else {
+            return Ok(());
+        };
         let accuracies: Vec<f64> = measured.accuracy.iter().map(|&a| f64::from(a)).collect();
         let messages = self.trainer.n_messages();
         let evaluation = Evaluation {

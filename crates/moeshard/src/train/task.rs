@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use moeshard_decentralized::data::{Dataset, ImageSet, Split};
-use moeshard_decentralized::model::{Linear, Mlp, Model};
+use moeshard_decentralized::model::{GnLeNet, Linear, Mlp, Model};
 
 use super::args::TaskArgs;
 use crate::arg_error::ArgError;
@@ -70,7 +70,7 @@ fn images(args: &TaskArgs, set: ImageSet, folder: &Path) -> Result<LoadedTask> {
     })
 }
 
-fn classifier_of(name: &str, data: &Dataset) -> Result<Box<dyn Model>, ArgError> {
+fn classifier_of(name: &str, data: &Dataset) -> Result<Box<dyn Model>> {
     let (n_features, n_classes) = (data.n_features, data.n_classes);
     let (kind, hidden) = match name.split_once(":hidden=") {
         Some((kind, hidden)) => (kind, hidden.parse().ok()),
@@ -79,10 +79,14 @@ fn classifier_of(name: &str, data: &Dataset) -> Result<Box<dyn Model>, ArgError>
     match (kind, hidden) {
         ("linear", _) if name == "linear" => Ok(Box::new(Linear::new(n_features, n_classes))),
         ("mlp", Some(hidden @ 1..=65_536)) => Ok(Box::new(Mlp::new(n_features, hidden, n_classes))),
+        ("gn-lenet", _) if name == "gn-lenet" => {
+            let image = data.shape.context("--classifier gn-lenet needs images")?;
+            Ok(Box::new(GnLeNet::new(image, n_classes)?))
+        }
         _ => Err(ArgError::Unknown {
             flag: "--classifier",
             expected: "linear, mlp, mlp:hidden=N or gn-lenet",
             found: name.to_owned(),
-        }),
+        })?,
     }
 }

@@ -7,6 +7,7 @@ use clap::Parser;
 
 use super::verdict;
 use crate::train::args::{TrainArgs, TrainConfig};
+use crate::train::ranks::Ranks;
 use crate::train::run::{self, Network};
 use crate::train::task::{self, LoadedTask};
 
@@ -237,7 +238,7 @@ fn config(table: &Table, row: &Row, seed: u64, args: &TrainArgs) -> Result<Train
 /// Adds the accuracies of one run in percent to `sums`; returns its seconds of training.
 fn train(config: &TrainConfig, task: &LoadedTask, row: &Row, sums: &mut [f64]) -> Result<f64> {
     let network = Network::new(config, task, &*config.topologies[0])?;
-    let evaluations = run::run(config, task, &network, None)?;
+    let evaluations = run::run(config, task, &network, &Ranks::Alone, None)?;
     for (sum, &(epoch, _)) in sums.iter_mut().zip(row.reference) {
         let found = evaluations.iter().find(|e| e.epoch == epoch as f64);
         *sum += found.map_or(f64::NAN, |e| 100.0 * e.accuracy.mean);

@@ -62,7 +62,7 @@ impl Layer {
             scale: vec![1.0; n_out],
             x: numbers(n_images * shape.image_len()),
             convolved: numbers(n_values),
-            normed: vec![0.0; n_values],
+            normed: numbers(n_values),
             out: vec![0.0; n_pooled],
             places: vec![0; n_pooled],
             stats: vec![GroupStats::default(); 2 * n_images],
@@ -108,25 +108,15 @@ impl Layer {
             .expect("lengths");
     }
 
-    pub(crate) fn forward_rest(&mut self) {
+    pub(crate) fn normalise(&mut self) {
         let (x, out) = (&self.convolved, &mut self.normed);
         let norm = self
             .norm
             .forward(x, &self.scale, &self.bias, out, &mut self.stats);
         norm.expect("lengths");
-        relu(&mut self.normed);
-        let pool = self
-            .pool
-            .forward(&self.normed, &mut self.out, &mut self.places);
-        pool.expect("lengths");
     }
 
-    pub(crate) fn backward_rest(&mut self) {
-        let pool = self
-            .pool
-            .backward(&self.d_out, &self.places, &mut self.d_normed);
-        pool.expect("lengths");
-        relu_backward(&self.normed, &mut self.d_normed).expect("lengths");
+    pub(crate) fn normalise_back(&mut self) {
         let norm = self.norm.backward(
             &self.convolved,
             &self.scale,
@@ -139,19 +129,45 @@ impl Layer {
         );
         norm.expect("lengths");
     }
+
+    pub(crate) fn rectify(&mut self) {
+        relu(&mut self.normed);
+    }
+
+    pub(crate) fn rectify_back(&mut self) {
+        relu_backward(&self.normed, &mut self.d_normed).expect("lengths");
+    }
+
+    pub(crate) fn pool(&mut self) {
+        let pool = self
+            .pool
+            .forward(&self.normed, &mut self.out, &mut self.places);
+        pool.expect("lengths");
+    }
+
+    pub(crate) fn pool_back(&mut self) {
+        let pool = self
+            .pool
+            .backward(&self.d_out, &self.places, &mut self.d_normed);
+        pool.expect("lengths");
+    }
 }
 
 /// Forward and backward through all layers.
 pub(crate) fn step(layers: &mut [Layer]) {
     for i in 0..layers.len() {
         layers[i].convolve();
-        layers[i].forward_rest();
+        layers[i].normalise();
+        layers[i].rectify();
+        layers[i].pool();
         if let [layer, next] = &mut layers[i..(i + 2).min(3)] {
             next.x.copy_from_slice(&layer.out);
         }
     }
     for i in (0..layers.len()).rev() {
-        layers[i].backward_rest();
+        layers[i].pool_back();
+        layers[i].rectify_back();
+        layers[i].normalise_back();
         layers[i].convolve_back();
         if let [before, layer] = &mut layers[i.saturating_sub(1)..=i] {
             before.d_out.copy_from_slice(&layer.d_x);

@@ -18,6 +18,11 @@ pub(super) trait EndLanes: Lanes {
     unsafe fn store_first(self, to: *mut f32, n: usize);
     /// The sum over the lanes of each of four, always in the same order.
     unsafe fn sums(four: [Self; 4]) -> [f32; 4];
+    /// Every second of 32 elements, from the first on.
+    unsafe fn load_alternate(from: *const f32) -> Self;
+    /// Lane by lane, `new` and what goes with it where `new` is larger or NaN, else `best` and what
+    /// goes with that: `(best, its companion)`.
+    unsafe fn larger(best: (Self, Self), new: (Self, Self)) -> (Self, Self);
     /// Stores past the caches, to a place aligned to 64 bytes; [`stored_past_caches`] must follow.
     unsafe fn store_past_caches(self, to: *mut f32) {
         // SAFETY: the caller's promise.
@@ -105,6 +110,30 @@ impl EndLanes for PortableLanes {
         }
         sums
     }
+    #[inline(always)]
+    unsafe fn load_alternate(from: *const f32) -> Self {
+        let mut lanes = [0.0; LANES];
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            // SAFETY: see above.
+            *lane = unsafe { *from.add(2 * i) };
+        }
+        Self(lanes)
+    }
+    #[inline(always)]
+    unsafe fn larger(best: (Self, Self), new: (Self, Self)) -> (Self, Self) {
+        let (mut value, mut companion) = best;
+        for i in 0..LANES {
+            let x = new.0.0[i];
+            let is_larger = (x > value.0[i]) | x.is_nan();
+            value.0[i] = if is_larger { x } else { value.0[i] };
+            companion.0[i] = if is_larger {
+                new.1.0[i]
+            } else {
+                companion.0[i]
+            };
+        }
+        (value, companion)
+    }
 }
 
 /// The sums over the eight lanes of each of four.
@@ -161,12 +190,66 @@ impl EndLanes for Avx2Lanes {
         }
     }
     #[inline(always)]
+    unsafe fn load_alternate(from: *const f32) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            Self(
+                alternate(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))),
+                alternate(_mm256_loadu_ps(from.add(16)), _mm256_loadu_ps(from.add(24))),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn larger(best: (Self, Self), new: (Self, Self)) -> (Self, Self) {
+        // SAFETY: see above.
+        unsafe {
+            let low = larger_of_eight((best.0.0, best.1.0), (new.0.0, new.1.0));
+            let high = larger_of_eight((best.0.1, best.1.1), (new.0.1, new.1.1));
+            (Self(low.0, high.0), Self(low.1, high.1))
+        }
+    }
+    #[inline(always)]
     unsafe fn store_past_caches(self, to: *mut f32) {
         // SAFETY: see above; 64 bytes are more than the 32 needed.
         unsafe {
             _mm256_stream_ps(to, self.0);
             _mm256_stream_ps(to.add(8), self.1);
         }
+    }
+}
+
+/// Every second of two times eight lanes.
+///
+/// # Safety
+/// AVX2 must be available.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn alternate(low: __m256, high: __m256) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // In pairs: 0 and 2 of `low`, of `high`, then 4 and 6 of either.
+        let pairs = _mm256_castps_pd(_mm256_shuffle_ps::<0b10_00_10_00>(low, high));
+        _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(pairs))
+    }
+}
+
+/// [`EndLanes::larger`] of eight lanes.
+///
+/// # Safety
+/// AVX2 must be available.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn larger_of_eight(best: (__m256, __m256), new: (__m256, __m256)) -> (__m256, __m256) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let is_larger = _mm256_or_ps(
+            _mm256_cmp_ps::<_CMP_GT_OQ>(new.0, best.0),
+            _mm256_cmp_ps::<_CMP_UNORD_Q>(new.0, new.0),
+        );
+        (
+            _mm256_blendv_ps(best.0, new.0, is_larger),
+            _mm256_blendv_ps(best.1, new.1, is_larger),
+        )
     }
 }
 
@@ -223,6 +306,28 @@ impl EndLanes for Avx512Lanes {
             _mm_storeu_ps(sums.as_mut_ptr(), sum);
         }
         sums
+    }
+    #[inline(always)]
+    unsafe fn load_alternate(from: *const f32) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            let first =
+                _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let (low, high) = (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(LANES)));
+            Self(_mm512_permutex2var_ps(low, first, high))
+        }
+    }
+    #[inline(always)]
+    unsafe fn larger(best: (Self, Self), new: (Self, Self)) -> (Self, Self) {
+        // SAFETY: see above.
+        unsafe {
+            let is_larger = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(new.0.0, best.0.0)
+                | _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(new.0.0, new.0.0);
+            (
+                Self(_mm512_mask_blend_ps(is_larger, best.0.0, new.0.0)),
+                Self(_mm512_mask_blend_ps(is_larger, best.1.0, new.1.0)),
+            )
+        }
     }
     #[inline(always)]
     unsafe fn store_past_caches(self, to: *mut f32) {

@@ -2,7 +2,9 @@
 
 use super::Result;
 use super::error::{check, checked};
-use crate::cpu::isa::{Isa, per_isa};
+use super::lanes::{EndLanes, LaneWork, on_lanes};
+use crate::cpu::isa::Isa;
+use crate::cpu::lanes::LANES;
 
 /// The largest of each window of a plane, without padding; windows that would reach beyond the plane
 /// are left out, as PyTorch does by default.
@@ -74,14 +76,14 @@ impl MaxPool2d {
     /// [`LinalgError::Shape`](super::LinalgError::Shape) if they disagree.
     pub fn forward(&self, x: &[f32], out: &mut [f32], places: &mut [u32]) -> Result<()> {
         self.check(x.len(), out.len(), places.len())?;
-        let planes = x.chunks_exact(self.height * self.width);
-        let out_len = self.out_len();
-        let results = out
-            .chunks_exact_mut(out_len)
-            .zip(places.chunks_exact_mut(out_len));
-        for (x, (out, places)) in planes.zip(results) {
-            largest(self.isa, self, x, out, places);
-        }
+        let work = Largest {
+            pool: self,
+            x,
+            out,
+            places,
+        };
+        // SAFETY: `new` and `with_isa` check the instructions.
+        unsafe { on_lanes(self.isa, work) };
         Ok(())
     }
 
@@ -122,27 +124,87 @@ impl MaxPool2d {
     }
 }
 
-per_isa! {
-    /// One plane: a row of results at a time meets each value of its windows in turn.
-    fn largest(pool: &MaxPool2d, x: &[f32], out: &mut [f32], places: &mut [u32]) {
-        let (width, stride, out_width) = (pool.width, pool.stride, pool.out_width());
-        let rows = out.chunks_exact_mut(out_width).zip(places.chunks_exact_mut(out_width));
-        for (y, (out, places)) in rows.enumerate() {
-            out.fill(f32::NEG_INFINITY);
-            for (i, place) in places.iter_mut().enumerate() {
-                *place = (y * stride * width + i * stride) as u32;
-            }
-            for ky in 0..pool.kernel {
-                let first = (y * stride + ky) * width;
-                for at in first..first + pool.kernel {
-                    let taken = x[at..].iter().step_by(stride);
-                    let results = out.iter_mut().zip(places.iter_mut());
-                    for ((i, (best, place)), &value) in results.enumerate().zip(taken) {
-                        let is_larger = value > *best || value.is_nan();
-                        *best = if is_larger { value } else { *best };
-                        *place = if is_larger { (at + i * stride) as u32 } else { *place };
-                    }
+/// The forward pass.
+struct Largest<'a> {
+    pool: &'a MaxPool2d,
+    x: &'a [f32],
+    out: &'a mut [f32],
+    places: &'a mut [u32],
+}
+
+impl LaneWork for Largest<'_> {
+    /// Sixteen windows side by side at a time, whether the row of results has as many or not.
+    #[inline(always)]
+    unsafe fn run<L: EndLanes>(self) {
+        let pool = self.pool;
+        let out_width = pool.out_width();
+        let rows = self.out.chunks_exact_mut(out_width);
+        let rows = rows.zip(self.places.chunks_exact_mut(out_width));
+        for (row, (out, places)) in rows.enumerate() {
+            let plane = row / pool.out_height() * pool.height * pool.width;
+            let x = &self.x[plane..];
+            let row = row % pool.out_height() * pool.stride * pool.width;
+            let windows = out.chunks_mut(LANES).zip(places.chunks_mut(LANES));
+            for (i, (out, places)) in windows.enumerate() {
+                let first = row + i * LANES * pool.stride;
+                // SAFETY: the instructions are there by the caller's promise.
+                let (best, taps) = unsafe { largest::<L>(pool, x, first) };
+                out.copy_from_slice(&best[..out.len()]);
+                for (i, (place, tap)) in places.iter_mut().zip(taps).enumerate() {
+                    *place = (first + i * pool.stride) as u32 + tap;
                 }
+            }
+        }
+    }
+}
+
+/// The largest of the window that begins at `first` and of each of the next fifteen, and how far
+/// behind the beginning of its window it lies.
+///
+/// # Safety
+/// The instructions of `L` are available.
+#[inline(always)]
+unsafe fn largest<L: EndLanes>(
+    pool: &MaxPool2d,
+    x: &[f32],
+    first: usize,
+) -> ([f32; LANES], [u32; LANES]) {
+    let (mut best, mut taps) = ([0.0; LANES], [0; LANES]);
+    // SAFETY: the caller's promise; sixteen elements are stored to each array. Lanes of `taps` hold
+    // bits of integers, which nothing computes with.
+    unsafe {
+        let mut found = (L::splat(f32::NEG_INFINITY), L::zero());
+        for ky in 0..pool.kernel {
+            for kx in 0..pool.kernel {
+                let tap = ky * pool.width + kx;
+                let new = taken::<L>(x, first + tap, pool.stride);
+                found = L::larger(found, (new, L::splat(f32::from_bits(tap as u32))));
+            }
+        }
+        found.0.store(best.as_mut_ptr());
+        found.1.store(taps.as_mut_ptr().cast());
+    }
+    (best, taps)
+}
+
+/// Sixteen values `stride` apart; zeroes beyond the end, where no window of the plane begins.
+///
+/// # Safety
+/// The instructions of `L` are available.
+#[inline(always)]
+unsafe fn taken<L: EndLanes>(x: &[f32], first: usize, stride: usize) -> L {
+    let whole = x.get(first..first + LANES * stride);
+    // SAFETY: the caller's promise; as many elements are there as each load needs.
+    unsafe {
+        match (whole, stride) {
+            (Some(x), 1) => L::load_f32(x.as_ptr()),
+            (Some(x), 2) => L::load_alternate(x.as_ptr()),
+            _ => {
+                let mut values = [0.0; LANES];
+                for (i, value) in values.iter_mut().enumerate() {
+                    *value = x.get(first + i * stride).copied().unwrap_or(0.0);
+                }
+                L::load_f32(values.as_ptr())
             }
         }
     }

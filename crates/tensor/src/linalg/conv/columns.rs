@@ -172,32 +172,64 @@ struct Gather<'a> {
     part: &'a Part,
 }
 
-impl LaneWork for Gather<'_> {
-    /// In whole registers: what one has too much at the end of a row of pixels is overwritten by the
-    /// next row.
+impl Gather<'_> {
+    /// `N` values of each row of pixels at once, at least as many as it has: what is too much at its
+    /// end is overwritten by the next row.
     #[inline(always)]
-    unsafe fn run<L: EndLanes>(self) {
+    fn in_one<const N: usize>(self) {
+        let (kernel, p) = (self.shape.kernel, self.shape.padding);
+        let (height, width) = (self.shape.height + 2 * p, self.shape.width + 2 * p);
+        let (out_width, n) = (self.shape.out_width(), self.part.rows.len());
+        let mut at = self.part.at;
+        for c in 0..self.shape.n_in {
+            for ky in 0..kernel {
+                for kx in 0..kernel {
+                    let first = (c * height + ky + self.part.rows.start) * width + kx;
+                    // Both ends are checked here, once for all rows of pixels.
+                    let from = &self.padded[first..first + (n - 1) * width + N];
+                    let to = &mut self.columns[at..at + (n - 1) * out_width + N];
+                    let (mut from, mut to) = (from.as_ptr(), to.as_mut_ptr());
+                    for _ in 0..n {
+                        // SAFETY: `N` values from either pointer lie within its slice; the pointers
+                        // leave it after the last row alone.
+                        unsafe {
+                            let values = from.cast::<[f32; N]>().read_unaligned();
+                            to.cast::<[f32; N]>().write_unaligned(values);
+                        }
+                        from = from.wrapping_add(width);
+                        to = to.wrapping_add(out_width);
+                    }
+                    at += self.row_stride;
+                }
+            }
+        }
+    }
+
+    /// The same for wide rows.
+    fn in_many(self) {
         let (kernel, p) = (self.shape.kernel, self.shape.padding);
         let (height, width) = (self.shape.height + 2 * p, self.shape.width + 2 * p);
         let (out_width, taps) = (self.shape.out_width(), kernel * kernel);
-        let n_regs = out_width.div_ceil(LANES);
         for row in 0..self.shape.patch_len() {
             let (c, ky, kx) = (row / taps, row % taps / kernel, row % kernel);
-            let first = (c * height + ky + self.part.rows.start) * width + kx;
-            let n = self.part.rows.len();
-            // Both ends are checked here, once for all of the row.
-            let from = &self.padded[first..first + (n - 1) * width + n_regs * LANES];
-            let at = row * self.row_stride + self.part.at;
-            let to = &mut self.columns[at..at + (n - 1) * out_width + n_regs * LANES];
-            for y in 0..n {
-                for reg in 0..n_regs {
-                    // SAFETY: within the slices; the instructions are there.
-                    unsafe {
-                        let x = L::load_f32(from.as_ptr().add(y * width + reg * LANES));
-                        x.store(to.as_mut_ptr().add(y * out_width + reg * LANES));
-                    }
-                }
+            let to = &mut self.columns[row * self.row_stride + self.part.at..];
+            let pixels = to.chunks_exact_mut(out_width);
+            for (y, to) in self.part.rows.clone().zip(pixels) {
+                let from = (c * height + ky + y) * width + kx;
+                to.copy_from_slice(&self.padded[from..from + out_width]);
             }
+        }
+    }
+}
+
+impl LaneWork for Gather<'_> {
+    #[inline(always)]
+    unsafe fn run<L: EndLanes>(self) {
+        match self.shape.out_width() {
+            0..=8 => self.in_one::<8>(),
+            9..=16 => self.in_one::<16>(),
+            17..=32 => self.in_one::<32>(),
+            _ => self.in_many(),
         }
     }
 }

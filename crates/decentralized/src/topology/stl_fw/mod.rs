@@ -40,6 +40,12 @@ const MIN_GAMMA: f64 = 1e-9;
 /// there already gain less and less for ever.
 const MAX_ITERATIONS_PER_DEGREE: usize = 20;
 
+/// A few nodes of which some hold the same classes are learned for this often, and the best is kept:
+/// chance decides between equally good permutations, and the objective scatters by 0.5 % at
+/// n = 100 and 0.1 % at n = 500 (`benches/topology_learning.rs`), less for more nodes.
+const N_TRIES: usize = 4;
+const MAX_NODES_TRIED_AGAIN: usize = 500;
+
 /// The trade-off λ between bias and variance.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Lambda {
@@ -100,29 +106,49 @@ impl StlFw {
         let classes = self.check(nodes)?;
         let lambda = self.lambda(classes.n_classes())?;
         let pi = Proportions::of(classes);
-        let mut iterate = Iterate::identity(&pi);
-        let mut trace = vec![iteration(&iterate, &pi, lambda, 0.0)];
+        let tries = (0..self.n_tries(&pi)).map(|_| self.frank_wolfe(&pi, lambda, rng));
+        let best = tries.min_by(|a, b| last_objective(&a.1).total_cmp(&last_objective(&b.1)));
+        let (iterate, trace) = best.expect("at least one try");
+        Ok(Learned {
+            mixing: iterate.into_mixing(),
+            lambda,
+            trace,
+        })
+    }
+
+    fn frank_wolfe(
+        &self,
+        pi: &Proportions,
+        lambda: f64,
+        rng: &mut Rng,
+    ) -> (Iterate, Vec<Iteration>) {
+        let mut iterate = Iterate::identity(pi);
+        let mut trace = vec![iteration(&iterate, pi, lambda, 0.0)];
         for _ in 0..MAX_ITERATIONS_PER_DEGREE * self.d_max {
-            let to = self.permutation(&iterate, &pi, lambda, rng);
-            let gamma = iterate.exact_step(&to, &pi, lambda);
+            let to = self.permutation(&iterate, pi, lambda, rng);
+            let gamma = iterate.exact_step(&to, pi, lambda);
             if gamma < MIN_GAMMA {
                 break;
             }
             let mut next = iterate.clone();
-            next.step(&to, &pi, gamma);
-            let reached = iteration(&next, &pi, lambda, gamma);
+            next.step(&to, pi, gamma);
+            let reached = iteration(&next, pi, lambda, gamma);
             if reached.max_degree > self.d_max {
                 break;
             }
             iterate = next;
             trace.push(reached);
         }
-        let mixing = iterate.into_mixing();
-        Ok(Learned {
-            mixing,
-            lambda,
-            trace,
-        })
+        (iterate, trace)
+    }
+
+    /// How often to learn. The reference takes what comes.
+    fn n_tries(&self, pi: &Proportions) -> usize {
+        let is_few = pi.rows.len() / pi.n_classes <= MAX_NODES_TRIED_AGAIN;
+        match self.oracle == Oracle::Implicit && is_few && pi.has_twins() {
+            true => N_TRIES,
+            false => 1,
+        }
     }
 
     fn permutation(
@@ -222,6 +248,10 @@ impl Topology for StlFw {
     fn connect(&self, nodes: &Nodes<'_>, rng: &mut Rng) -> Result<Schedule, TopologyError> {
         Ok(Schedule::fixed(self.learn(nodes, rng)?.mixing))
     }
+}
+
+fn last_objective(trace: &[Iteration]) -> f64 {
+    trace.last().map_or(f64::INFINITY, |last| last.objective)
 }
 
 fn iteration(iterate: &Iterate, pi: &Proportions, lambda: f64, gamma: f64) -> Iteration {

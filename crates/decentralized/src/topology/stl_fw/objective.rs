@@ -97,6 +97,13 @@ impl Proportions {
         }
     }
 
+    /// Whether two nodes hold the same shares of classes.
+    pub(super) fn has_twins(&self) -> bool {
+        let mut rows: Vec<&[f64]> = self.rows.chunks_exact(self.n_classes).collect();
+        rows.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
+        rows.windows(2).any(|pair| pair[0] == pair[1])
+    }
+
     pub(super) fn node(&self, node: usize) -> &[f64] {
         &self.rows[node * self.n_classes..][..self.n_classes]
     }

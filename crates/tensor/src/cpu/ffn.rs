@@ -90,7 +90,7 @@ impl GroupedFfn<'_, '_> {
             a,
             hidden,
             groups,
-            pieces,
+            plan,
         } = scratch;
         let most_bytes = HIDDEN_BYTES * parallel.n_threads();
         let most = most_rows(n_rows, n_hidden_steps * size_of::<K::A>(), most_bytes);
@@ -109,7 +109,7 @@ impl GroupedFfn<'_, '_> {
             };
             // SAFETY: the instructions are the caller's promise, and `hidden` has room for the hidden
             // units of these rows.
-            unsafe { up.run(parallel, pieces) };
+            unsafe { up.run(parallel, plan) };
             let down = Product::<K> {
                 a: hidden,
                 groups,
@@ -119,7 +119,7 @@ impl GroupedFfn<'_, '_> {
                 out: Out::Rows(out.part(&part, n_out)),
             };
             // SAFETY: the caller's promise.
-            unsafe { down.run(parallel, pieces) };
+            unsafe { down.run(parallel, plan) };
         }
     }
 }
@@ -157,6 +157,8 @@ pub(crate) fn dense_ffn(
             idx: None,
             gate: None,
             residual: Some(residual),
+            first_row: 0,
+            finish: None,
         },
     };
     // SAFETY: `out` has a row for every row of `x`, and the hidden units agree.

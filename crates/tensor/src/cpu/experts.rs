@@ -5,11 +5,11 @@ use std::ops::Range;
 
 use super::check;
 use super::compute::{Compute, Scratch};
-use super::ffn::{FfnWeights, GroupedFfn, Layer};
-use super::gemm::OutRows;
+use super::ffn::{FfnWeights, GroupedFfn};
 use super::gemm::finish::{Countdowns, Finish};
 use super::gemm::kernel::fetch;
 use super::gemm::rows::{RowTiles, Rows};
+use super::gemm::{Layer, OutRows};
 use super::isa::{Isa, per_isa};
 use super::lanes::LANES;
 use super::panels::{Matrix, all_finite, find_non_finite};

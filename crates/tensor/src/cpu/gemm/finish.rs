@@ -4,6 +4,11 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::cpu::isa::Isa;
+use crate::cpu::norm::norm_row;
+use crate::cpu::parallel::SharedMut;
+use crate::device::Norm;
+
 /// Something to do with rows that are whole.
 pub(crate) trait Finish: Sync {
     /// Finishes some consecutive rows, counted from the first of all parts of a product.
@@ -12,6 +17,33 @@ pub(crate) trait Finish: Sync {
     /// All columns of these rows are stored, before this call in the order of memory; nobody else
     /// touches the rows, and none is finished twice.
     unsafe fn finish(&self, rows: Range<usize>);
+}
+
+/// Normalises rows in place.
+pub(crate) struct Norms<'a> {
+    isa: Isa,
+    norm: &'a Norm<Vec<f32>>,
+    /// `[n_rows, d_model]`
+    c: SharedMut<f32>,
+}
+
+impl<'a> Norms<'a> {
+    /// For the rows of `c`, which are as wide as the norm.
+    pub(crate) fn new(isa: Isa, norm: &'a Norm<Vec<f32>>, c: SharedMut<f32>) -> Self {
+        Self { isa, norm, c }
+    }
+}
+
+impl Finish for Norms<'_> {
+    unsafe fn finish(&self, rows: Range<usize>) {
+        let n_cols = self.norm.weight.len();
+        for row in rows {
+            // SAFETY: the rows lie there, and nobody else touches them.
+            let row =
+                unsafe { std::slice::from_raw_parts_mut(self.c.ptr().add(row * n_cols), n_cols) };
+            norm_row(self.isa, self.norm, None, row);
+        }
+    }
 }
 
 /// How much each of several things still waits for. Memory that only grows.

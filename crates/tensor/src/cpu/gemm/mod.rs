@@ -11,7 +11,7 @@ pub(crate) mod rows;
 
 use std::ops::Range;
 
-use finish::Countdowns;
+use finish::{Countdowns, Finish, Norms};
 use kernel::{
     Ahead, IsaWork, Kernel, Strides, TileWork, on_isa, panels_at_once, product, with_tile,
 };
@@ -24,7 +24,7 @@ use super::lanes::{Aligned, LANES, Lanes};
 use super::math::activate;
 use super::panels::{Element, Matrix, Panels};
 use super::parallel::{Parallel, SharedMut};
-use crate::device::Activation;
+use crate::device::{Activation, LinearWeights, Norm};
 
 /// Bytes of packed A that a piece of work keeps in the second-level cache beside a panel (a
 /// Zen 5 core has 1 MiB).
@@ -57,6 +57,26 @@ impl<'a, E: Element> Weights<'a, E> {
     pub(crate) fn new(matrix: &'a Matrix, bias: Option<&'a [f32]>) -> Self {
         let panels = E::panels(matrix).expect("matrices of one device have one dtype");
         Self { panels, bias }
+    }
+}
+
+/// The weights of one linear layer.
+#[derive(Clone, Copy)]
+pub(crate) struct Layer<'a> {
+    pub(crate) matrix: &'a Matrix,
+    pub(crate) bias: Option<&'a [f32]>,
+}
+
+impl<'a> Layer<'a> {
+    pub(crate) fn of(linear: &LinearWeights<'a, Matrix, Vec<f32>>) -> Self {
+        Self {
+            matrix: linear.weight,
+            bias: linear.bias.map(Vec::as_slice),
+        }
+    }
+
+    pub(crate) fn weights<E: Element>(&self) -> Weights<'a, E> {
+        Weights::new(self.matrix, self.bias)
     }
 }
 
@@ -111,41 +131,44 @@ macro_rules! with_kernel {
 }
 pub(crate) use with_kernel;
 
-/// `c = activation(a · wᵀ + bias) + residual`.
+/// `c = activation(a · wᵀ + bias) + residual`, normalised if asked.
 ///
 /// # Shapes
-/// - `a`: `[m, w.n_in()]`
-/// - `c`, `residual`: `[m, w.n_out()]`
+/// - `a`: `[m, n_in]`
+/// - `c`, `residual`: `[m, n_out]`
 pub(crate) fn gemm(
     compute: &Compute,
     a: &[f32],
-    w: &Matrix,
-    bias: Option<&[f32]>,
+    layer: Layer<'_>,
     activation: Activation,
     residual: Option<&[f32]>,
+    norm: Option<&Norm<Vec<f32>>>,
     c: &mut [f32],
 ) {
     if c.is_empty() {
         return;
     }
+    let w = layer.matrix;
     let rows = Rows {
         data: a,
         n_cols: w.n_in(),
         idx: None,
     };
     let all = RowTiles::new(compute.isa, 0..c.len() / w.n_out());
+    let c = SharedMut::new(c);
+    let norms = norm.map(|norm| Norms::new(compute.isa, norm, c));
     let out = OutRows {
-        c: SharedMut::new(c),
+        c,
         idx: None,
         gate: None,
         residual,
         first_row: 0,
-        finish: None,
+        finish: norms.as_ref().map(|norms| norms as &dyn Finish),
     };
     // SAFETY: the kernel is for this machine's instructions; `c` has a row for each row of `a`.
     unsafe {
         with_kernel!(compute.isa, w, K => {
-            gemm_of::<K>(compute, rows, &all, w, bias, activation, &out);
+            gemm_of::<K>(compute, rows, &all, layer, activation, &out);
         });
     }
 }
@@ -156,8 +179,7 @@ unsafe fn gemm_of<K: Kernel>(
     compute: &Compute,
     rows: Rows<'_>,
     all: &RowTiles,
-    w: &Matrix,
-    bias: Option<&[f32]>,
+    layer: Layer<'_>,
     activation: Activation,
     out: &OutRows<'_>,
 ) {
@@ -178,10 +200,10 @@ unsafe fn gemm_of<K: Kernel>(
         let product = Product::<K> {
             a,
             groups,
-            weights: &|_| Weights::new(w, bias),
+            weights: &|_| layer.weights(),
             gates: &|_| None,
             activation,
-            out: Out::Rows(out.part(&part, w.n_out())),
+            out: Out::Rows(out.part(&part, layer.matrix.n_out())),
         };
         // SAFETY: the caller's promise.
         unsafe { product.run(parallel, plan) };

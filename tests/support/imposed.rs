@@ -91,7 +91,7 @@ impl<D: Device<Routing = Routing>> Device for Imposed<D> {
         assert_eq!(recorded.top_k, rule.top_k, "a routing of another model");
         let logits = self
             .device
-            .linear(x, router, None, Activation::Identity, None)?;
+            .linear(x, router, None, Activation::Identity, None, None)?;
         let logits = self.device.to_host(&logits)?;
         let n_experts = logits.len() / recorded.n_tokens();
         let per_token = recorded.expert_idx.chunks(rule.top_k);
@@ -122,18 +122,19 @@ impl<D: Device<Routing = Routing>> Device for Imposed<D> {
             norm: Option<&Norm<D::Vector>>,
         ) -> Result<D::Tensor>;
         fn norm(x: &D::Tensor, norm: &Norm<D::Vector>) -> Result<D::Tensor>;
-        fn norm_in_place(x: &mut D::Tensor, norm: &Norm<D::Vector>) -> Result<()>;
         fn linear(
             x: &D::Tensor,
             w: &D::Matrix,
             bias: Option<&D::Vector>,
             activation: Activation,
             residual: Option<&D::Tensor>,
+            norm: Option<&Norm<D::Vector>>,
         ) -> Result<D::Tensor>;
         fn ffn(
             x: &D::Tensor,
             ffn: &DenseFfn<'_, D::Matrix, D::Vector>,
             residual: &D::Tensor,
+            norm: Option<&Norm<D::Vector>>,
         ) -> Result<D::Tensor>;
         fn add(
             x: &mut D::Tensor,

@@ -158,9 +158,9 @@ impl<D: Device> Encoder<D> {
             .device
             .pool(hidden, cu_seqlens, own.unwrap_or(pooling))?;
         if let Some((dense, activation)) = &head.dense {
-            x = self.linear(&x, dense, *activation, None)?;
+            x = self.linear(&x, dense, *activation)?;
         }
-        let logits = self.linear(&x, &head.out, Activation::Identity, None)?;
+        let logits = self.linear(&x, &head.out, Activation::Identity)?;
         Ok(self.device.to_host(&logits)?)
     }
 
@@ -212,37 +212,35 @@ impl<D: Device> Encoder<D> {
         match self.spec.norm_order {
             NormOrder::Pre => {
                 let h = self.device.norm(x, &layer.attention_norm)?;
-                let x = self.attention(layer, &h, x, batch)?;
+                let x = self.attention(layer, &h, x, None, batch)?;
                 let h = self.device.norm(&x, &layer.ffn_norm)?;
                 self.ffn(&layer.ffn, &h, &x, None, batch)
             }
             NormOrder::Post => {
-                let mut x = self.attention(layer, x, x, batch)?;
-                self.device.norm_in_place(&mut x, &layer.attention_norm)?;
+                let x = self.attention(layer, x, x, Some(&layer.attention_norm), batch)?;
                 self.ffn(&layer.ffn, &x, &x, Some(&layer.ffn_norm), batch)
             }
         }
     }
 
-    /// `residual + attention(x)`
+    /// `residual + attention(x)`, normalised if asked.
     fn attention(
         &self,
         layer: &Layer<D>,
         x: &D::Tensor,
         residual: &D::Tensor,
+        norm: Option<&Norm<D::Vector>>,
         batch: &RankBatch<'_>,
     ) -> DeviceResult<D::Tensor> {
-        let qkv = self.linear(x, &layer.qkv, Activation::Identity, None)?;
+        let qkv = self.linear(x, &layer.qkv, Activation::Identity)?;
         let bias = self.weights.relative_bias.as_ref();
         let heads = self
             .device
             .attention(&qkv, batch.cu_seqlens, &self.spec.attention, bias)?;
-        self.linear(
-            &heads,
-            &layer.attention_out,
-            Activation::Identity,
-            Some(residual),
-        )
+        let Linear { weight, bias } = &layer.attention_out;
+        let (bias, plain) = (bias.as_ref(), Activation::Identity);
+        self.device
+            .linear(&heads, weight, bias, plain, Some(residual), norm)
     }
 
     /// `residual + ffn(x)`, normalised if asked.
@@ -267,11 +265,7 @@ impl<D: Device> Encoder<D> {
                     activation: *activation,
                     down: down.weights(),
                 };
-                let mut sum = self.device.ffn(x, &ffn, residual)?;
-                if let Some(norm) = norm {
-                    self.device.norm_in_place(&mut sum, norm)?;
-                }
-                Ok((sum, None))
+                Ok((self.device.ffn(x, &ffn, residual, norm)?, None))
             }
             Ffn::Experts(layer) => {
                 let (mut y, routing) = self.expert_layer(layer, x, batch)?;
@@ -341,15 +335,10 @@ impl<D: Device> Encoder<D> {
         x: &D::Tensor,
         linear: &Linear<D>,
         activation: Activation,
-        residual: Option<&D::Tensor>,
     ) -> DeviceResult<D::Tensor> {
-        self.device.linear(
-            x,
-            &linear.weight,
-            linear.bias.as_ref(),
-            activation,
-            residual,
-        )
+        let Linear { weight, bias } = linear;
+        self.device
+            .linear(x, weight, bias.as_ref(), activation, None, None)
     }
 }
 

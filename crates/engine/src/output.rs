@@ -6,19 +6,17 @@ use moeshard_encoder::spec::ProblemType;
 /// Cuts an embedding to its first `dimensions` and scales it to unit norm, as asked.
 pub fn embedding(pooled: &[f32], normalize: bool, dimensions: Option<usize>) -> Vec<f32> {
     let n = dimensions.unwrap_or(pooled.len()).min(pooled.len());
-    let mut out = pooled[..n].to_vec();
-    if normalize {
-        // In f64: squares of large values overflow f32.
-        let norm = out
-            .iter()
-            .map(|&x| f64::from(x) * f64::from(x))
-            .sum::<f64>()
-            .sqrt();
-        let factor = 1.0 / norm.max(f64::MIN_POSITIVE);
-        out.iter_mut()
-            .for_each(|x| *x = (f64::from(*x) * factor) as f32);
+    let cut = &pooled[..n];
+    if !normalize {
+        return cut.to_vec();
     }
-    out
+    // In f64: squares of large values overflow f32.
+    let squares = cut.iter().map(|&x| f64::from(x) * f64::from(x));
+    let factor = 1.0 / squares.sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+    // One read above, one write here: the answer is scaled as it is copied.
+    cut.iter()
+        .map(|&x| (f64::from(x) * factor) as f32)
+        .collect()
 }
 
 /// Turns logits into probabilities without overflow, whatever their size.

@@ -35,7 +35,7 @@ fn gemm(c: &mut Criterion) {
             group.throughput(Throughput::Elements((m * n_out * n_in) as u64));
             let id = BenchmarkId::new(dtype.to_string(), format!("{m}x{n_out}x{n_in}"));
             group.bench_function(id, |b| {
-                b.iter(|| black_box(device.linear(&x, &w, None, Activation::Identity, None)));
+                b.iter(|| black_box(device.linear(&x, &w, None, Activation::Identity, None, None)));
             });
         }
     }

@@ -75,7 +75,7 @@ impl Products {
         let peak = || peak::flops_per_second(device, self.dtype, DURATION);
         let mut shares = Vec::new();
         for (_, x, w) in &self.matrices {
-            let run = || device.linear(x, w, None, Activation::Identity, None);
+            let run = || device.linear(x, w, None, Activation::Identity, None, None);
             let n_rows = x.as_slice().len() / w.n_in();
             let flops = (2 * n_rows * w.n_in() * w.n_out()) as f64;
             shares.push(flops / shortest(run) / peak());

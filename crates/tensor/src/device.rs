@@ -322,10 +322,7 @@ pub trait Device {
     /// Normalises row by row.
     fn norm(&self, x: &Self::Tensor, norm: &Norm<Self::Vector>) -> Result<Self::Tensor>;
 
-    /// Normalises row by row what is not needed any more as it is.
-    fn norm_in_place(&self, x: &mut Self::Tensor, norm: &Norm<Self::Vector>) -> Result<()>;
-
-    /// `activation(x · wᵀ + bias) + residual`, `[n_tokens, n_out]`.
+    /// `norm(activation(x · wᵀ + bias) + residual)`, `[n_tokens, n_out]`, with what there is of it.
     fn linear(
         &self,
         x: &Self::Tensor,
@@ -333,14 +330,16 @@ pub trait Device {
         bias: Option<&Self::Vector>,
         activation: Activation,
         residual: Option<&Self::Tensor>,
+        norm: Option<&Norm<Self::Vector>>,
     ) -> Result<Self::Tensor>;
 
-    /// `ffn(x) + residual`, `[n_tokens, d_model]`.
+    /// `ffn(x) + residual`, `[n_tokens, d_model]`, normalised if asked.
     fn ffn(
         &self,
         x: &Self::Tensor,
         ffn: &DenseFfn<'_, Self::Matrix, Self::Vector>,
         residual: &Self::Tensor,
+        norm: Option<&Norm<Self::Vector>>,
     ) -> Result<Self::Tensor>;
 
     /// `x = norm(x + residual + bias)`, with the bias and the norm that there are.

@@ -312,13 +312,6 @@ impl<D: Device> Device for Timed<D> {
         Ok(Shaped::rows(out, x.n_rows, x.n_cols))
     }
 
-    fn norm_in_place(&self, x: &mut Self::Tensor, norm: &Norm<Self::Vector>) -> Result<()> {
-        let work = Work::moving(2 * x.n_bytes());
-        self.run(Operation::plain("norm", []), work, |d| {
-            d.norm_in_place(&mut x.inner, norm)
-        })
-    }
-
     fn linear(
         &self,
         x: &Self::Tensor,
@@ -326,12 +319,13 @@ impl<D: Device> Device for Timed<D> {
         bias: Option<&Self::Vector>,
         activation: Activation,
         residual: Option<&Self::Tensor>,
+        norm: Option<&Norm<Self::Vector>>,
     ) -> Result<Self::Tensor> {
         let operation = Operation::of("linear", [w.n_cols, w.n_rows], w.dtype);
         let work = product(x, w, usize::from(residual.is_some()));
         let out = self.run(operation, work, |d| {
             let residual = residual.map(|r| &r.inner);
-            d.linear(&x.inner, &w.inner, bias, activation, residual)
+            d.linear(&x.inner, &w.inner, bias, activation, residual, norm)
         })?;
         Ok(Shaped::rows(out, x.n_rows, w.n_rows))
     }
@@ -341,6 +335,7 @@ impl<D: Device> Device for Timed<D> {
         x: &Self::Tensor,
         ffn: &DenseFfn<'_, Self::Matrix, Self::Vector>,
         residual: &Self::Tensor,
+        norm: Option<&Norm<Self::Vector>>,
     ) -> Result<Self::Tensor> {
         let (w_in, w_out) = (ffn.up.weight, ffn.down.weight);
         let widths = [w_in.n_cols, w_in.n_rows, w_out.n_rows];
@@ -360,7 +355,7 @@ impl<D: Device> Device for Timed<D> {
                 activation: ffn.activation,
                 down: inner(&ffn.down),
             };
-            d.ffn(&x.inner, &ffn, &residual.inner)
+            d.ffn(&x.inner, &ffn, &residual.inner, norm)
         })?;
         Ok(Shaped::rows(out, x.n_rows, w_out.n_rows))
     }

@@ -6,7 +6,7 @@ use bytemuck::Pod;
 
 use super::CpuConfig;
 use super::experts::Dispatch;
-use super::gemm::Piece;
+use super::gemm::Plan;
 use super::gemm::rows::RowTiles;
 use super::isa::Isa;
 use super::pages::{Memory, zeroed};
@@ -48,7 +48,7 @@ pub(crate) struct ProductScratch {
     pub(crate) hidden: Buffer,
     /// Rows of each group that are multiplied at once.
     pub(crate) groups: Vec<RowTiles>,
-    pub(crate) pieces: Vec<Piece>,
+    pub(crate) plan: Plan,
 }
 
 /// Memory that only grows.

@@ -5,9 +5,13 @@ use std::ops::Range;
 
 use super::check;
 use super::compute::{Compute, Scratch};
-use super::ffn::{FfnWeights, GroupedFfn, Layer};
-use super::gemm::OutRows;
+use super::ffn::{FfnWeights, GroupedFfn};
+use super::gemm::finish::{Countdowns, Finish};
+use super::gemm::kernel::fetch;
 use super::gemm::rows::{RowTiles, Rows};
+use super::gemm::{Layer, OutRows};
+use super::isa::{Isa, per_isa};
+use super::lanes::LANES;
 use super::panels::{Matrix, all_finite, find_non_finite};
 use super::parallel::{Parallel, SharedMut};
 use crate::checkpoint::HostTensor;
@@ -120,14 +124,23 @@ impl Experts {
             n_cols: d_model,
             idx: Some(&dispatch.token_of_slot),
         };
-        // Where every token has one slot, its row can be stored where it belongs.
-        let is_direct = dispatch.top_k == 1 && dispatch.n_slots() * d_model == out.len();
+        clear_idle(&compute.parallel, dispatch, d_model, out);
+        // Where no token has more than one slot, its row can be stored where it belongs.
+        let is_direct = dispatch.top_k == 1;
         // [n_slots, d_model], sorted by expert
         let slots = y.room(if is_direct {
             0
         } else {
             dispatch.n_slots() * d_model
         });
+        let (y, out) = (SharedMut::new(slots), SharedMut::new(out));
+        let combine = Combine {
+            isa: compute.isa,
+            dispatch,
+            d_model,
+            y,
+            out,
+        };
         let ffn = GroupedFfn {
             rows,
             groups,
@@ -135,18 +148,17 @@ impl Experts {
             weights: &|e| self.experts[e].as_ref().unwrap_or(first).weights(),
             activation: self.activation,
             out: OutRows {
-                c: SharedMut::new(if is_direct { &mut *out } else { &mut *slots }),
+                c: if is_direct { out } else { y },
                 idx: rows.idx.filter(|_| is_direct),
                 gate: Some(&dispatch.gate_of_slot),
                 residual: None,
+                first_row: 0,
+                finish: (!is_direct).then_some(&combine),
             },
         };
-        // SAFETY: every slot has a row of its own, in `slots` or as the one of its token in `out`;
+        // SAFETY: every slot has a row of its own, in `y` or as the one of its token in `out`;
         // the slices of a layer are equally wide.
         unsafe { ffn.run(compute, products) };
-        if !is_direct {
-            combine(&compute.parallel, slots, dispatch, d_model, out);
-        }
         self.n_multiply_adds(dispatch, d_model)
     }
 
@@ -193,27 +205,87 @@ impl Expert {
     }
 }
 
-/// `out[t] = Σ_k y[slot[t, k]]` in the order of choices.
-fn combine(parallel: &Parallel, y: &[f32], dispatch: &Dispatch, d_model: usize, out: &mut [f32]) {
+/// Fills the rows of tokens that have no slot with zeros.
+fn clear_idle(parallel: &Parallel, dispatch: &Dispatch, d_model: usize, out: &mut [f32]) {
     const TOKENS: usize = 16;
-    if out.is_empty() {
+    if dispatch.n_idle == 0 || out.is_empty() {
         return;
     }
-    let top_k = dispatch.top_k;
     parallel.for_each_chunk(out, TOKENS * d_model, |chunk, out| {
         for (i, out) in out.chunks_exact_mut(d_model).enumerate() {
-            let token = chunk * TOKENS + i;
-            out.fill(0.0);
-            // A choice that was dropped, or lives elsewhere, has no slot.
-            for slot in dispatch.slot_of_choice[token * top_k..][..top_k]
-                .iter()
-                .flatten()
-            {
-                let row = &y[slot * d_model..][..d_model];
-                out.iter_mut().zip(row).for_each(|(o, y)| *o += y);
+            if dispatch.slots_of(chunk * TOKENS + i).next().is_none() {
+                out.fill(0.0);
             }
         }
     });
+}
+
+/// `out[t] = Σ_k y[slot[t, k]]` in the order of choices, as soon as a token's last slot is whole.
+struct Combine<'a> {
+    isa: Isa,
+    dispatch: &'a Dispatch,
+    d_model: usize,
+    /// `[n_slots, d_model]`
+    y: SharedMut<f32>,
+    /// `[n_tokens, d_model]`
+    out: SharedMut<f32>,
+}
+
+impl Finish for Combine<'_> {
+    unsafe fn finish(&self, slots: Range<usize>) {
+        let tokens = self.dispatch.token_of_slot[slots].iter().copied();
+        let mut whole = tokens.filter(|&token| self.dispatch.missing.is_last(token));
+        // Rows lie anywhere, more of them than a core foresees: those of the next token are
+        // fetched while one is summed.
+        let mut next = whole.next();
+        while let Some(token) = next {
+            next = whole.next();
+            if let Some(next) = next {
+                self.fetch(next);
+            }
+            // SAFETY: this thread alone was told that the token's last slot is whole.
+            unsafe { self.sum(token) };
+        }
+    }
+}
+
+impl Combine<'_> {
+    /// Brings the rows of a token near.
+    fn fetch(&self, token: usize) {
+        let slots = self.dispatch.slots_of(token).map(|slot| (self.y, slot));
+        for (data, row) in slots.chain([(self.out, token)]) {
+            let row = data.skip(row * self.d_model).ptr();
+            for col in (0..self.d_model).step_by(LANES) {
+                fetch(row.wrapping_add(col));
+            }
+        }
+    }
+
+    /// # Safety
+    /// Every slot of the token is whole, and nobody else touches its rows.
+    unsafe fn sum(&self, token: usize) {
+        let d_model = self.d_model;
+        // SAFETY: `out` has a row for every token; the rest is the caller's promise.
+        let out = unsafe {
+            std::slice::from_raw_parts_mut(self.out.skip(token * d_model).ptr(), d_model)
+        };
+        out.fill(0.0);
+        for slot in self.dispatch.slots_of(token) {
+            // SAFETY: `y` has a row for every slot; the rest is the caller's promise.
+            let y =
+                unsafe { std::slice::from_raw_parts(self.y.skip(slot * d_model).ptr(), d_model) };
+            add_row(self.isa, y, out);
+        }
+    }
+}
+
+per_isa! {
+    /// `out += row`
+    fn add_row(row: &[f32], out: &mut [f32]) {
+        for (out, x) in out.iter_mut().zip(row) {
+            *out += x;
+        }
+    }
 }
 
 /// Tokens sorted by expert, by counting.
@@ -230,6 +302,10 @@ pub(crate) struct Dispatch {
     slot_of_choice: Vec<Option<usize>>,
     /// `[n_experts]`: the next free slot, while they are filled.
     next: Vec<usize>,
+    /// `[n_tokens]`: slots of each that are not whole yet.
+    missing: Countdowns,
+    /// Tokens that have no slot.
+    n_idle: usize,
 }
 
 impl Dispatch {
@@ -260,10 +336,24 @@ impl Dispatch {
             });
             self.slot_of_choice.push(slot);
         }
+        self.missing.clear();
+        self.n_idle = 0;
+        for token in 0..routing.n_tokens() {
+            let n_slots = self.slots_of(token).count();
+            self.missing.push(n_slots);
+            self.n_idle += usize::from(n_slots == 0);
+        }
     }
 
     fn n_slots(&self) -> usize {
         self.token_of_slot.len()
+    }
+
+    /// The slots of a token in the order of its choices. A choice that was dropped, or lives
+    /// elsewhere, has none.
+    fn slots_of(&self, token: usize) -> impl Iterator<Item = usize> {
+        let choices = &self.slot_of_choice[token * self.top_k..][..self.top_k];
+        choices.iter().copied().flatten()
     }
 
     fn slots(&self, expert_idx: usize) -> Range<usize> {

@@ -2,12 +2,13 @@
 //! experts of a layer.
 
 use super::compute::{Compute, ProductScratch};
+use super::gemm::finish::{Finish, Norms};
 use super::gemm::kernel::Kernel;
 use super::gemm::rows::{RowTiles, Rows, pack};
-use super::gemm::{Out, OutRows, Product, Weights, most_rows, parts, with_kernel};
-use super::panels::{Element, Matrix};
+use super::gemm::{Layer, Out, OutRows, Product, most_rows, parts, with_kernel};
+use super::panels::Element;
 use super::parallel::{Parallel, SharedMut};
-use crate::device::{Activation, LinearWeights};
+use crate::device::{Activation, Norm};
 
 /// Bytes of packed hidden units per thread between the two products of an FFN: what the last-level
 /// cache holds. Less would have the weights of experts with few rows read more than once.
@@ -22,26 +23,6 @@ pub(crate) struct FfnWeights<'a> {
     pub(crate) gate: Option<Layer<'a>>,
     /// `[d_model, d_ff]`
     pub(crate) down: Layer<'a>,
-}
-
-/// The weights of one linear layer.
-#[derive(Clone, Copy)]
-pub(crate) struct Layer<'a> {
-    pub(crate) matrix: &'a Matrix,
-    pub(crate) bias: Option<&'a [f32]>,
-}
-
-impl<'a> Layer<'a> {
-    pub(crate) fn of(linear: &LinearWeights<'a, Matrix, Vec<f32>>) -> Self {
-        Self {
-            matrix: linear.weight,
-            bias: linear.bias.map(Vec::as_slice),
-        }
-    }
-
-    fn weights<E: Element>(&self) -> Weights<'a, E> {
-        Weights::new(self.matrix, self.bias)
-    }
 }
 
 /// The FFN of every row, each group of rows with weights of its own, which are of one dtype and
@@ -90,7 +71,7 @@ impl GroupedFfn<'_, '_> {
             a,
             hidden,
             groups,
-            pieces,
+            plan,
         } = scratch;
         let most_bytes = HIDDEN_BYTES * parallel.n_threads();
         let most = most_rows(n_rows, n_hidden_steps * size_of::<K::A>(), most_bytes);
@@ -109,7 +90,7 @@ impl GroupedFfn<'_, '_> {
             };
             // SAFETY: the instructions are the caller's promise, and `hidden` has room for the hidden
             // units of these rows.
-            unsafe { up.run(parallel, pieces) };
+            unsafe { up.run(parallel, plan) };
             let down = Product::<K> {
                 a: hidden,
                 groups,
@@ -119,12 +100,12 @@ impl GroupedFfn<'_, '_> {
                 out: Out::Rows(out.part(&part, n_out)),
             };
             // SAFETY: the caller's promise.
-            unsafe { down.run(parallel, pieces) };
+            unsafe { down.run(parallel, plan) };
         }
     }
 }
 
-/// `out = ffn(x) + residual`
+/// `out = ffn(x) + residual`, normalised if asked.
 ///
 /// # Shapes
 /// - `x`: `[n_tokens, d_model]`
@@ -135,6 +116,7 @@ pub(crate) fn dense_ffn(
     weights: FfnWeights<'_>,
     activation: Activation,
     residual: &[f32],
+    norm: Option<&Norm<Vec<f32>>>,
     out: &mut [f32],
 ) {
     let (up, down) = (weights.up.matrix, weights.down.matrix);
@@ -147,16 +129,20 @@ pub(crate) fn dense_ffn(
         n_cols: weights.up.matrix.n_in(),
         idx: None,
     };
+    let c = SharedMut::new(out);
+    let norms = norm.map(|norm| Norms::new(compute.isa, norm, c));
     let ffn = GroupedFfn {
         rows,
         groups: &groups,
         weights: &|_| weights,
         activation,
         out: OutRows {
-            c: SharedMut::new(out),
+            c,
             idx: None,
             gate: None,
             residual: Some(residual),
+            first_row: 0,
+            finish: norms.as_ref().map(|norms| norms as &dyn Finish),
         },
     };
     // SAFETY: `out` has a row for every row of `x`, and the hidden units agree.

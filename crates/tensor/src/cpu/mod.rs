@@ -38,8 +38,8 @@ use crate::device::{
 };
 use crate::dtype::DType;
 use compute::Compute;
-use ffn::{FfnWeights, Layer, dense_ffn};
-use gemm::gemm;
+use ffn::{FfnWeights, dense_ffn};
+use gemm::{Layer, gemm};
 use norm::norm_row;
 
 /// How a [`CpuDevice`] is set up.
@@ -237,14 +237,6 @@ impl Device for CpuDevice {
         Ok(out)
     }
 
-    fn norm_in_place(&self, x: &mut Tensor, norm: &Norm<Vec<f32>>) -> Result<()> {
-        check_norm("norm_in_place", x.n_cols, Some(norm))?;
-        let isa = self.config.isa;
-        self.compute
-            .for_each_row(x, |_, row| norm_row(isa, norm, None, row));
-        Ok(())
-    }
-
     fn linear(
         &self,
         x: &Tensor,
@@ -252,6 +244,7 @@ impl Device for CpuDevice {
         bias: Option<&Vec<f32>>,
         activation: Activation,
         residual: Option<&Tensor>,
+        norm: Option<&Norm<Vec<f32>>>,
     ) -> Result<Tensor> {
         check("linear", "n_in", w.n_in(), x.n_cols)?;
         if let Some(bias) = bias {
@@ -261,16 +254,19 @@ impl Device for CpuDevice {
             check("linear", "residual rows", x.n_rows, residual.n_rows)?;
             check("linear", "residual columns", w.n_out(), residual.n_cols)?;
         }
+        check_norm("linear", w.n_out(), norm)?;
         let mut out = self.compute.arena.tensor(x.n_rows, w.n_out());
-        let bias = bias.map(Vec::as_slice);
-        let residual = residual.map(Tensor::as_slice);
+        let layer = Layer {
+            matrix: w,
+            bias: bias.map(Vec::as_slice),
+        };
         gemm(
             &self.compute,
             x.as_slice(),
-            w,
-            bias,
+            layer,
             activation,
-            residual,
+            residual.map(Tensor::as_slice),
+            norm,
             out.as_mut_slice(),
         );
         Ok(out)
@@ -281,6 +277,7 @@ impl Device for CpuDevice {
         x: &Tensor,
         ffn: &DenseFfn<'_, Matrix, Vec<f32>>,
         residual: &Tensor,
+        norm: Option<&Norm<Vec<f32>>>,
     ) -> Result<Tensor> {
         let (w_in, w_out) = (ffn.up.weight, ffn.down.weight);
         let check = |dim, expected, got| check("ffn", dim, expected, got);
@@ -306,6 +303,7 @@ impl Device for CpuDevice {
         }
         check("residual rows", x.n_rows, residual.n_rows)?;
         check("residual columns", w_out.n_out(), residual.n_cols)?;
+        check_norm("ffn", w_out.n_out(), norm)?;
         let mut out = self.compute.arena.tensor(x.n_rows, w_out.n_out());
         let weights = FfnWeights {
             up: Layer::of(&ffn.up),
@@ -318,6 +316,7 @@ impl Device for CpuDevice {
             weights,
             ffn.activation,
             residual.as_slice(),
+            norm,
             out.as_mut_slice(),
         );
         Ok(out)
@@ -378,7 +377,7 @@ impl Device for CpuDevice {
     }
 
     fn route(&self, x: &Tensor, router: &Matrix, rule: RouterRule) -> Result<Routing> {
-        let mut logits = self.linear(x, router, None, Activation::Identity, None)?;
+        let mut logits = self.linear(x, router, None, Activation::Identity, None, None)?;
         let mut routing = self.compute.routings().pop().unwrap_or_default();
         router::route(logits.as_mut_slice(), router.n_out(), rule, &mut routing);
         Ok(routing)

@@ -1,5 +1,7 @@
 //! The expert layer.
 
+use std::ops::Range;
+
 use moeshard_tensor::checkpoint::HostTensor;
 use moeshard_tensor::cpu::{CpuDevice, Experts, Tensor};
 use moeshard_tensor::device::{
@@ -7,7 +9,7 @@ use moeshard_tensor::device::{
 };
 
 use crate::support::{
-    Random, assert_within, matrix, multiplied, multiplies_bf16, on_every_path, product,
+    Random, assert_within, bits, matrix, multiplied, multiplies_bf16, on_every_path, product,
 };
 
 /// The weights of a layer, one entry an expert.
@@ -33,8 +35,13 @@ impl Layer {
     }
 
     fn load(&self, device: &CpuDevice) -> Experts {
+        self.load_some(device, 0..N_EXPERTS)
+    }
+
+    /// Those of `here`; the others live elsewhere.
+    fn load_some(&self, device: &CpuDevice, here: Range<usize>) -> Experts {
         let (d_model, f) = (self.b_out[0].len(), self.b_in[0].len());
-        let slices = (0..N_EXPERTS)
+        let slices = here
             .map(|e| ExpertSlice {
                 expert_idx: e,
                 w_in: matrix(f, d_model, &self.w_in[e], MatrixLayout::OutIn),
@@ -162,12 +169,93 @@ fn a_token_alone_and_among_many_is_bit_for_bit_the_same() {
                 gate_weight: vec![routing.gate_weight[token]],
             };
             let alone = device.expert_ffn(&alone, &routing, &experts);
-            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             assert_eq!(
                 bits(alone.expect("experts").as_slice()),
                 bits(&all.as_slice()[row]),
                 "token {token} on {path}"
             );
+        }
+    });
+}
+
+/// A token's experts one at a time, each a layer of one choice, added in the order of choices.
+fn one_choice_at_a_time(
+    device: &CpuDevice,
+    x: &Tensor,
+    routing: &Routing,
+    experts: &Experts,
+    here: &Range<usize>,
+) -> Vec<f32> {
+    let top_k = routing.top_k;
+    let d_model = x.as_slice().len() / routing.n_tokens();
+    let mut sum = vec![0.0; x.as_slice().len()];
+    for k in 0..top_k {
+        let choice = Routing {
+            top_k: 1,
+            expert_idx: routing.expert_idx[k..]
+                .iter()
+                .step_by(top_k)
+                .copied()
+                .collect(),
+            gate_weight: routing.gate_weight[k..]
+                .iter()
+                .step_by(top_k)
+                .copied()
+                .collect(),
+        };
+        let y = device.expert_ffn(x, &choice, experts).expect("experts");
+        for (token, y) in y.as_slice().chunks_exact(d_model).enumerate() {
+            if here.contains(&(choice.expert_idx[token] as usize)) {
+                let sum = &mut sum[token * d_model..][..d_model];
+                sum.iter_mut().zip(y).for_each(|(sum, y)| *sum += y);
+            } else {
+                assert!(
+                    y.iter().all(|y| y.to_bits() == 0),
+                    "token {token} has no slot"
+                );
+            }
+        }
+    }
+    sum
+}
+
+#[test]
+fn choices_are_added_in_their_order_whoever_is_done_first() {
+    // The last two have more rows than even three threads multiply at once: a token's choices are
+    // in different parts.
+    let sizes = [
+        (1, 3, 1),
+        (19, 23, 31),
+        (48, 64, 257),
+        (3, 2500, 1301),
+        (17, 3001, 901),
+    ];
+    on_every_path(|device, path| {
+        let mut random = Random(12);
+        for (case, (d_model, f, n_tokens)) in sizes.into_iter().enumerate() {
+            let here = if case % 2 == 0 { 0..N_EXPERTS } else { 1..4 };
+            let experts = Layer::random(&mut random, d_model, f).load_some(device, here.clone());
+            for top_k in [2, 3] {
+                let x = random.tensor(n_tokens, d_model);
+                // A third of the choices goes to one expert; some tokens lose some of theirs, or all.
+                let expert_of = |choice: usize| match (choice / top_k, choice % top_k) {
+                    (token, _) if token % 7 == 6 => Routing::DROPPED,
+                    (token, k) if token % 5 == k => Routing::DROPPED,
+                    (_, 1) => 3,
+                    (token, k) => ((token * 3 + k) % N_EXPERTS) as u32,
+                };
+                let routing = Routing {
+                    top_k,
+                    expert_idx: (0..n_tokens * top_k).map(expert_of).collect(),
+                    gate_weight: random.numbers(n_tokens * top_k),
+                };
+                let expected = one_choice_at_a_time(device, &x, &routing, &experts, &here);
+                let what = format!("{top_k} of {here:?} for {n_tokens}×{d_model} on {path}");
+                for _ in 0..3 {
+                    let found = device.expert_ffn(&x, &routing, &experts).expect("experts");
+                    assert_eq!(bits(found.as_slice()), bits(&expected), "{what}");
+                }
+            }
         }
     });
 }

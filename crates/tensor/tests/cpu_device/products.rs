@@ -1,10 +1,12 @@
 //! Linear layers and dense FFNs.
 
 use moeshard_tensor::cpu::{CpuDevice, Matrix, Tensor};
-use moeshard_tensor::device::{Activation, DenseFfn, Device, LinearWeights, MatrixLayout};
+use moeshard_tensor::device::{
+    Activation, DenseFfn, Device, LinearWeights, MatrixLayout, Norm, NormKind,
+};
 
 use crate::support::{
-    Random, activated, assert_close, assert_within, matrix, multiplied, multiplies_bf16,
+    Random, activated, assert_close, assert_within, bits, matrix, multiplied, multiplies_bf16,
     on_every_path, product,
 };
 
@@ -46,7 +48,7 @@ fn linear_matches_f64_at_odd_sizes() {
             ];
             let weight = device.load_matrix(&parts).expect("load");
             let found = device
-                .linear(&x, &weight, Some(&bias), activation, Some(&residual))
+                .linear(&x, &weight, Some(&bias), activation, Some(&residual), None)
                 .expect("linear");
             let expected: Vec<f64> = product(&multiplied(path, x.as_slice()), &w, n_in)
                 .into_iter()
@@ -117,7 +119,7 @@ fn check_ffn(
         activation: Activation::Silu,
         down: weights(&down),
     };
-    let found = device.ffn(&x, &ffn, &residual).expect("ffn");
+    let found = device.ffn(&x, &ffn, &residual, None).expect("ffn");
     let linear = |x: &[f32], (w, b, _): &(Vec<f32>, Vec<f32>, Matrix)| -> Vec<f64> {
         let products = product(&multiplied(path, x), w, x.len() / m).into_iter();
         let bias = b.iter().map(|&b| f64::from(b)).cycle();
@@ -166,10 +168,10 @@ fn a_row_alone_and_among_many_is_bit_for_bit_the_same() {
             let n = x.as_slice().len() / m;
             Tensor::new(1, n, x.as_slice()[row * n..(row + 1) * n].to_vec())
         };
-        let linear = |x: &Tensor| device.linear(x, &wide, None, Activation::Identity, None);
+        let linear = |x: &Tensor| device.linear(x, &wide, None, Activation::Identity, None, None);
         let (y, z) = (
             linear(&x).expect("linear"),
-            device.ffn(&h, &ffn, &h).expect("ffn"),
+            device.ffn(&h, &ffn, &h, None).expect("ffn"),
         );
         for row in [0, 11, 424, 425, 566, 849, 850, 1133, 1699] {
             let what = format!("row {row} on {path}");
@@ -177,10 +179,94 @@ fn a_row_alone_and_among_many_is_bit_for_bit_the_same() {
             assert_eq!(alone, rows_of(&y, row), "linear, {what}");
             let h = rows_of(&h, row);
             assert_eq!(
-                device.ffn(&h, &ffn, &h).expect("ffn"),
+                device.ffn(&h, &ffn, &h, None).expect("ffn"),
                 rows_of(&z, row),
                 "ffn, {what}"
             );
+        }
+    });
+}
+
+/// Norms of `n` columns: of each kind, with a bias and without.
+fn norms(random: &mut Random, n: usize) -> [Norm<Vec<f32>>; 4] {
+    let kinds = [
+        NormKind::Layer,
+        NormKind::Layer,
+        NormKind::Rms,
+        NormKind::Rms,
+    ];
+    let mut has_bias = false;
+    kinds.map(|kind| {
+        has_bias = !has_bias;
+        Norm {
+            kind,
+            eps: 1e-5,
+            weight: random.numbers(n),
+            bias: has_bias.then(|| random.numbers(n)),
+        }
+    })
+}
+
+#[test]
+fn a_norm_with_the_product_is_the_norm_after_it() {
+    // The last two have more rows than even three threads multiply at once: of a linear layer, and
+    // of an FFN.
+    let sizes = [
+        (1, 1, 1),
+        (2, 0, 5),
+        (1, 37, 100),
+        (7, 130, 31),
+        (97, 64, 147),
+        (301, 48, 770),
+        (1701, 1900, 5),
+        (601, 3, 4099),
+    ];
+    on_every_path(|device, path| {
+        let mut random = Random(11);
+        for (m, n_in, n_out) in sizes {
+            let what = format!("{m}×{n_in}×{n_out} on {path}");
+            let mut load = |n_out, n_in| {
+                let w = random.short(n_out * n_in);
+                let host = matrix(n_out, n_in, &w, MatrixLayout::OutIn);
+                (
+                    device.load_matrix(&[host]).expect("load"),
+                    random.numbers(n_out),
+                )
+            };
+            let [up, back] = [load(n_out, n_in), load(n_in, n_out)];
+            let [x, residual] = [n_in, n_out].map(|n| random.tensor(m, n));
+            let linear = |norm: Option<&Norm<Vec<f32>>>| {
+                let (w, b, r) = (&up.0, Some(&up.1), Some(&residual));
+                let y = device.linear(&x, w, b, Activation::Tanh, r, norm);
+                y.expect("linear")
+            };
+            let plain = linear(None);
+            for norm in norms(&mut random, n_out) {
+                let (found, expected) = (linear(Some(&norm)), device.norm(&plain, &norm));
+                let expected = expected.expect("norm");
+                assert_eq!(bits(found.as_slice()), bits(expected.as_slice()), "{what}");
+            }
+            let weights = |(weight, bias)| LinearWeights {
+                weight,
+                bias: Some(bias),
+            };
+            let ffn = DenseFfn {
+                up: weights((&up.0, &up.1)),
+                gate: None,
+                activation: Activation::Gelu,
+                down: weights((&back.0, &back.1)),
+            };
+            let run = |norm: Option<&Norm<Vec<f32>>>| device.ffn(&x, &ffn, &x, norm).expect("ffn");
+            let plain = run(None);
+            for norm in norms(&mut random, n_in) {
+                let (found, expected) = (run(Some(&norm)), device.norm(&plain, &norm));
+                let expected = expected.expect("norm");
+                assert_eq!(
+                    bits(found.as_slice()),
+                    bits(expected.as_slice()),
+                    "FFN, {what}"
+                );
+            }
         }
     });
 }
@@ -208,7 +294,7 @@ fn matrices_without_inputs_give_what_is_added() {
             activation: Activation::Gelu,
             down: weights(&down, &bias),
         };
-        let y = device.ffn(&x, &ffn, &residual);
+        let y = device.ffn(&x, &ffn, &residual, None);
         let expected = [1.5, 1.0, 0.5, 1.5, 1.0, 0.5];
         assert_eq!(y.expect("ffn").as_slice(), expected, "{path}");
         let nothing = Tensor::new(2, 0, vec![]);
@@ -218,6 +304,7 @@ fn matrices_without_inputs_give_what_is_added() {
             Some(&bias),
             Activation::Identity,
             Some(&residual),
+            None,
         );
         assert_eq!(y.expect("linear").as_slice(), expected, "{path}");
     });

@@ -4,8 +4,8 @@ use moeshard_tensor::checkpoint::HostTensor;
 use moeshard_tensor::collective::Solo;
 use moeshard_tensor::cpu::{CpuConfig, CpuDevice, Isa, Tensor};
 use moeshard_tensor::device::{
-    Activation, AttentionShape, Device, DeviceError, EmbeddingRows, MatrixLayout, Pooling,
-    PositionRule, RouterRule,
+    Activation, AttentionShape, Device, DeviceError, EmbeddingRows, MatrixLayout, Norm, NormKind,
+    Pooling, PositionRule, RouterRule,
 };
 use moeshard_tensor::dtype::DType;
 
@@ -20,7 +20,7 @@ fn disagreeing_shapes_are_errors_that_name_the_dimension() {
         .load_matrix(&[matrix(4, 5, &[0.0; 20], MatrixLayout::OutIn)])
         .expect("load");
     let error = device
-        .linear(&x, &w, None, Activation::Identity, None)
+        .linear(&x, &w, None, Activation::Identity, None, None)
         .unwrap_err();
     assert_eq!(
         error,
@@ -32,6 +32,19 @@ fn disagreeing_shapes_are_errors_that_name_the_dimension() {
         }
     );
     assert_eq!(error.to_string(), "linear: n_in is 3, expected 5");
+    let w = device
+        .load_matrix(&[matrix(4, 3, &[0.0; 12], MatrixLayout::OutIn)])
+        .expect("load");
+    let norm = Norm {
+        kind: NormKind::Rms,
+        eps: 0.0,
+        weight: vec![1.0; 3],
+        bias: None,
+    };
+    let error = device
+        .linear(&x, &w, None, Activation::Identity, None, Some(&norm))
+        .unwrap_err();
+    assert_eq!(error.to_string(), "linear: d_model is 3, expected 4");
     let table = device
         .load_table(&HostTensor::from_f32(vec![2, 3], &[0.0; 6]))
         .expect("load");

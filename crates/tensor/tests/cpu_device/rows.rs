@@ -22,9 +22,6 @@ fn norms_match_f64() {
                     bias: with_bias,
                 };
                 let found = device.norm(&x, &norm).expect("norm");
-                let mut same = x.clone();
-                device.norm_in_place(&mut same, &norm).expect("norm");
-                assert_eq!(same, found, "in place, {kind:?} of {n} on {path}");
                 let mut expected = Vec::new();
                 for row in x.as_slice().chunks_exact(n) {
                     let row: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();

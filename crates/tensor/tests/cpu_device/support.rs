@@ -64,6 +64,10 @@ pub(crate) fn multiplied(path: &str, x: &[f32]) -> Vec<f32> {
     }
 }
 
+pub(crate) fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
 #[track_caller]
 pub(crate) fn assert_close(what: &str, found: &[f32], expected: &[f64]) {
     assert_within(3e-6, what, found, expected);

@@ -330,7 +330,7 @@ impl Ahead {
 
 /// Brings the cache line of any address, valid or not, near.
 #[inline(always)]
-pub(super) fn fetch<E>(at: *const E) {
+pub(crate) fn fetch<E>(at: *const E) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch of any address is allowed; SSE is part of the target.
     unsafe {

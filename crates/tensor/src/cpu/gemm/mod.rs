@@ -4,12 +4,14 @@
 //! of many groups (the experts of a layer) is one list of pieces of about equal cost, of whichever
 //! group: how tokens are spread over experts does not decide how long it takes.
 
+pub(crate) mod finish;
 pub(crate) mod kernel;
 mod out;
 pub(crate) mod rows;
 
 use std::ops::Range;
 
+use finish::{Countdowns, Finish, Norms};
 use kernel::{
     Ahead, IsaWork, Kernel, Strides, TileWork, on_isa, panels_at_once, product, with_tile,
 };
@@ -22,7 +24,7 @@ use super::lanes::{Aligned, LANES, Lanes};
 use super::math::activate;
 use super::panels::{Element, Matrix, Panels};
 use super::parallel::{Parallel, SharedMut};
-use crate::device::Activation;
+use crate::device::{Activation, LinearWeights, Norm};
 
 /// Bytes of packed A that a piece of work keeps in the second-level cache beside a panel (a
 /// Zen 5 core has 1 MiB).
@@ -55,6 +57,26 @@ impl<'a, E: Element> Weights<'a, E> {
     pub(crate) fn new(matrix: &'a Matrix, bias: Option<&'a [f32]>) -> Self {
         let panels = E::panels(matrix).expect("matrices of one device have one dtype");
         Self { panels, bias }
+    }
+}
+
+/// The weights of one linear layer.
+#[derive(Clone, Copy)]
+pub(crate) struct Layer<'a> {
+    pub(crate) matrix: &'a Matrix,
+    pub(crate) bias: Option<&'a [f32]>,
+}
+
+impl<'a> Layer<'a> {
+    pub(crate) fn of(linear: &LinearWeights<'a, Matrix, Vec<f32>>) -> Self {
+        Self {
+            matrix: linear.weight,
+            bias: linear.bias.map(Vec::as_slice),
+        }
+    }
+
+    pub(crate) fn weights<E: Element>(&self) -> Weights<'a, E> {
+        Weights::new(self.matrix, self.bias)
     }
 }
 
@@ -109,39 +131,44 @@ macro_rules! with_kernel {
 }
 pub(crate) use with_kernel;
 
-/// `c = activation(a · wᵀ + bias) + residual`.
+/// `c = activation(a · wᵀ + bias) + residual`, normalised if asked.
 ///
 /// # Shapes
-/// - `a`: `[m, w.n_in()]`
-/// - `c`, `residual`: `[m, w.n_out()]`
+/// - `a`: `[m, n_in]`
+/// - `c`, `residual`: `[m, n_out]`
 pub(crate) fn gemm(
     compute: &Compute,
     a: &[f32],
-    w: &Matrix,
-    bias: Option<&[f32]>,
+    layer: Layer<'_>,
     activation: Activation,
     residual: Option<&[f32]>,
+    norm: Option<&Norm<Vec<f32>>>,
     c: &mut [f32],
 ) {
     if c.is_empty() {
         return;
     }
+    let w = layer.matrix;
     let rows = Rows {
         data: a,
         n_cols: w.n_in(),
         idx: None,
     };
     let all = RowTiles::new(compute.isa, 0..c.len() / w.n_out());
+    let c = SharedMut::new(c);
+    let norms = norm.map(|norm| Norms::new(compute.isa, norm, c));
     let out = OutRows {
-        c: SharedMut::new(c),
+        c,
         idx: None,
         gate: None,
         residual,
+        first_row: 0,
+        finish: norms.as_ref().map(|norms| norms as &dyn Finish),
     };
     // SAFETY: the kernel is for this machine's instructions; `c` has a row for each row of `a`.
     unsafe {
         with_kernel!(compute.isa, w, K => {
-            gemm_of::<K>(compute, rows, &all, w, bias, activation, &out);
+            gemm_of::<K>(compute, rows, &all, layer, activation, &out);
         });
     }
 }
@@ -152,14 +179,13 @@ unsafe fn gemm_of<K: Kernel>(
     compute: &Compute,
     rows: Rows<'_>,
     all: &RowTiles,
-    w: &Matrix,
-    bias: Option<&[f32]>,
+    layer: Layer<'_>,
     activation: Activation,
     out: &OutRows<'_>,
 ) {
     let parallel = &compute.parallel;
     let ProductScratch {
-        a, groups, pieces, ..
+        a, groups, plan, ..
     } = &mut compute.scratch().products;
     let n_steps = rows.n_cols.div_ceil(K::Weight::STEP);
     let most_bytes = CACHED_BYTES * parallel.n_threads();
@@ -174,13 +200,13 @@ unsafe fn gemm_of<K: Kernel>(
         let product = Product::<K> {
             a,
             groups,
-            weights: &|_| Weights::new(w, bias),
+            weights: &|_| layer.weights(),
             gates: &|_| None,
             activation,
-            out: Out::Rows(out.part(&part, w.n_out())),
+            out: Out::Rows(out.part(&part, layer.matrix.n_out())),
         };
         // SAFETY: the caller's promise.
-        unsafe { product.run(parallel, pieces) };
+        unsafe { product.run(parallel, plan) };
     }
 }
 
@@ -196,10 +222,20 @@ pub(crate) fn parts(n_rows: usize, most: usize) -> impl Iterator<Item = Range<us
     (0..n_parts).map(move |i| i * n_rows / n_parts..(i + 1) * n_rows / n_parts)
 }
 
+/// How a product is cut. Memory that only grows.
+#[derive(Default)]
+pub(crate) struct Plan {
+    pieces: Vec<Piece>,
+    /// Pieces of each block of rows that are not stored yet.
+    unstored: Countdowns,
+}
+
 /// Some tiles of a group × some panels.
 #[derive(Clone, Debug)]
-pub(crate) struct Piece {
+struct Piece {
     group_idx: usize,
+    /// Pieces of the same tiles are a block.
+    block_idx: usize,
     tiles: Range<usize>,
     panels: Range<usize>,
     /// By which pieces are ordered.
@@ -207,31 +243,41 @@ pub(crate) struct Piece {
 }
 
 impl<K: Kernel> Product<'_, K> {
-    /// Multiplies on all threads; `pieces` is memory to plan in.
+    /// Multiplies on all threads; `plan` is memory to plan in.
     ///
     /// # Safety
     /// The machine has `K::ISA`. `out` has room for every row that the groups and `idx` name, no row
     /// is named twice, and nobody else touches it meanwhile.
-    pub(crate) unsafe fn run(&self, parallel: &Parallel, pieces: &mut Vec<Piece>) {
-        pieces.clear();
-        self.plan(parallel.n_threads(), pieces);
+    pub(crate) unsafe fn run(&self, parallel: &Parallel, plan: &mut Plan) {
+        self.plan(parallel.n_threads(), plan);
+        let Plan { pieces, unstored } = plan;
         self.spread_skinny(pieces);
         parallel.for_each(pieces.len(), |i| {
+            let piece = &pieces[i];
             let work = PieceWork {
                 product: self,
-                piece: &pieces[i],
+                piece,
                 next: pieces.get(i + parallel.n_threads()),
             };
             // SAFETY: the caller's promise; pieces differ in rows or in columns, so they write
             // disjoint elements.
             unsafe { on_isa(K::ISA, &work) };
+            if unstored.is_last(piece.block_idx) {
+                let rows = block_rows(&self.groups[piece.group_idx], &piece.tiles);
+                // SAFETY: the pieces of a block are all columns of its rows, and each of them was
+                // stored before it was taken off the count.
+                unsafe { self.out.finish(rows) };
+            }
         });
     }
 
     /// Cuts the product into pieces of about equal cost: enough of them that a thread which is
     /// held up leaves its share to the others.
-    fn plan(&self, n_threads: usize, pieces: &mut Vec<Piece>) {
+    fn plan(&self, n_threads: usize, plan: &mut Plan) {
         const PIECES_PER_THREAD: usize = 12;
+        let Plan { pieces, unstored } = plan;
+        pieces.clear();
+        unstored.clear();
         let cost = |rows: usize, panels: usize, n_in: usize| rows * panels * LANES * n_in;
         let total: usize = (self.groups.iter().enumerate())
             .filter(|(_, rows)| rows.n_rows() > 0)
@@ -252,13 +298,15 @@ impl<K: Kernel> Product<'_, K> {
             let n_blocks = rows.len().div_ceil(block);
             for b in 0..n_blocks {
                 let tiles = b * rows.len() / n_blocks..(b + 1) * rows.len() / n_blocks;
-                let n_rows = rows.tile(tiles.end - 1).end - rows.tile(tiles.start).start;
+                let n_rows = block_rows(rows, &tiles).len();
                 let n_panels = panels.n_panels();
                 let n_pieces = (cost(n_rows, n_panels, panels.n_in) / wanted).max(1);
                 let width = n_panels.div_ceil(n_pieces).next_multiple_of(at_once);
+                let block_idx = unstored.push(n_panels.div_ceil(width));
                 for first in (0..n_panels).step_by(width) {
                     pieces.push(Piece {
                         group_idx,
+                        block_idx,
                         tiles: tiles.clone(),
                         panels: first..n_panels.min(first + width),
                         turn: 0.0,
@@ -285,6 +333,11 @@ impl<K: Kernel> Product<'_, K> {
         }
         pieces.sort_unstable_by(|a, b| a.turn.total_cmp(&b.turn));
     }
+}
+
+/// The rows of some consecutive tiles of a group.
+fn block_rows(group: &RowTiles, tiles: &Range<usize>) -> Range<usize> {
+    group.tile(tiles.start).start..group.tile(tiles.end - 1).end
 }
 
 struct PieceWork<'p, 'a, K: Kernel> {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::finish::Finish;
 use super::kernel::Kernel;
 use super::rows::put;
 use crate::cpu::lanes::{LANES, Lanes};
@@ -26,9 +27,25 @@ pub(crate) struct OutRows<'a> {
     pub(crate) gate: Option<&'a [f32]>,
     /// `[_, n_out]`
     pub(crate) residual: Option<&'a [f32]>,
+    /// How many rows come before these in other parts.
+    pub(crate) first_row: usize,
+    /// What is done with rows that are whole.
+    pub(crate) finish: Option<&'a dyn Finish>,
 }
 
 impl<A> Out<'_, A> {
+    /// Does what is to be done with rows that are whole.
+    ///
+    /// # Safety
+    /// As [`Finish::finish`].
+    pub(super) unsafe fn finish(&self, rows: Range<usize>) {
+        let Out::Rows(out) = self else { return };
+        if let Some(finish) = out.finish {
+            // SAFETY: the caller's promise.
+            unsafe { finish.finish(out.first_row + rows.start..out.first_row + rows.end) };
+        }
+    }
+
     /// Stores a tile of finished results `[rows, panels]`, whose first column is `first_col` of
     /// `n_out`.
     ///
@@ -85,6 +102,8 @@ impl OutRows<'_> {
             idx: self.idx.map(|idx| &idx[part.clone()]),
             gate: self.gate.map(|gate| &gate[part.clone()]),
             residual: self.residual.map(|residual| &residual[at..]),
+            first_row: self.first_row + part.start,
+            finish: self.finish,
         }
     }
 

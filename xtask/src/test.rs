@@ -129,7 +129,7 @@ fn test_command(root: &Path, cargo_args: &[String], resources: &Resources) -> Co
 }
 
 /// The tests on jobs of several processes; none without MPI, or if the arguments choose among crates
-/// or binaries. The whole workspace is named, though one crate has such tests: what they share with the
+/// or binaries. The whole workspace is named, though two crates have such tests: what they share with the
 /// other tests is then built once.
 fn mpi_command(root: &Path, cargo_args: &[String], resources: &Resources) -> Option<Command> {
     let mpirun = resources.mpirun.as_ref()?;
@@ -139,7 +139,8 @@ fn mpi_command(root: &Path, cargo_args: &[String], resources: &Resources) -> Opt
     let mut command = process::cargo(root);
     command
         .args(["test", "--release", "--workspace", "--no-fail-fast"])
-        .args(["--features", "moeshard-mpi/mpi", "--test", "job"])
+        .args(["--features", "moeshard-mpi/mpi,moeshard/mpi"])
+        .args(["--test", "job", "--test", "mpi_training"])
         .args(cargo_args)
         .env("MOESHARD_MPIRUN", mpirun);
     Some(command)

@@ -2,12 +2,13 @@
 //!
 //! Random choices follow from the seed and the number of the round, so no generator has to be saved.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+use serde::{Deserialize, Serialize};
 
 use super::trainer::Trainer;
 use super::{Result, TrainError};
@@ -25,6 +26,17 @@ pub struct Checkpoint {
 
 /// Names the version of the format.
 const FORMAT: &str = "moeshard-training-1";
+
+/// The entry of the file's metadata that holds the rest.
+const METADATA: &str = "moeshard";
+
+/// What a checkpoint says beside its matrices.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    format: String,
+    fingerprint: String,
+    numbers: BTreeMap<String, f64>,
+}
 
 impl Checkpoint {
     /// A number that was saved.
@@ -45,14 +57,15 @@ impl Checkpoint {
             let view = TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(values));
             views.push((name, view.map_err(|e| failed(path, &e))?));
         }
-        let mut metadata = HashMap::from([
-            ("format".to_owned(), FORMAT.to_owned()),
-            ("fingerprint".to_owned(), self.fingerprint.clone()),
-        ]);
-        for (name, value) in &self.numbers {
-            // The shortest text that reads back as the same number.
-            metadata.insert(format!("number.{name}"), value.to_string());
-        }
+        // One entry, because the library writes several in any order, and equal runs should leave equal
+        // files.
+        let header = Header {
+            format: FORMAT.to_owned(),
+            fingerprint: self.fingerprint.clone(),
+            numbers: self.numbers.iter().cloned().collect(),
+        };
+        let header = serde_json::to_string(&header).map_err(|e| failed(path, &e))?;
+        let metadata = HashMap::from([(METADATA.to_owned(), header)]);
         let bytes = serialize(views, Some(metadata)).map_err(|e| failed(path, &e))?;
         replace(path, &bytes).map_err(|e| failed(path, &e))
     }
@@ -64,22 +77,17 @@ impl Checkpoint {
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).map_err(|e| failed(path, &e))?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| failed(path, &e))?;
-        let metadata = header.metadata().clone().unwrap_or_default();
-        if metadata.get("format").map(String::as_str) != Some(FORMAT) {
-            return Err(failed(path, &format_args!("not of the format {FORMAT}")));
-        }
+        let metadata = header.metadata().as_ref();
+        let header = metadata.and_then(|metadata| metadata.get(METADATA));
+        let header: Header = header
+            .and_then(|header| serde_json::from_str(header).ok())
+            .filter(|header: &Header| header.format == FORMAT)
+            .ok_or_else(|| failed(path, &format_args!("not of the format {FORMAT}")))?;
         let mut checkpoint = Self {
-            fingerprint: metadata.get("fingerprint").cloned().unwrap_or_default(),
-            ..Self::default()
+            fingerprint: header.fingerprint,
+            numbers: header.numbers.into_iter().collect(),
+            matrices: Vec::new(),
         };
-        for (key, text) in &metadata {
-            if let Some(name) = key.strip_prefix("number.") {
-                let value = text.parse().map_err(|_| {
-                    failed(path, &format_args!("{name} is '{text}', expected a number"))
-                })?;
-                checkpoint.numbers.push((name.to_owned(), value));
-            }
-        }
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| failed(path, &e))?;
         for (name, view) in tensors.tensors() {
             if view.dtype() != Dtype::F32 {

@@ -5,7 +5,7 @@ use std::fs;
 use moeshard_decentralized::topology::{OnePeerExponential, Ring};
 use moeshard_decentralized::train::absence::Absences;
 use moeshard_decentralized::train::checkpoint::Checkpoint;
-use moeshard_decentralized::train::{Method, MixOrder, Settings};
+use moeshard_decentralized::train::{Method, MixOrder, Settings, Trainer};
 
 use crate::support::{Problem, connect, d_sgd, settings};
 
@@ -48,6 +48,15 @@ fn a_run_that_goes_on_equals_one_that_never_stopped() {
         second.restore(&read, "a run", &path).expect("restored");
         (6..13).for_each(|_| second.round().expect("a round"));
         assert_eq!(second.models(), whole.models(), "{method:?}");
+        let file = |trainer: &mut Trainer<'_>| {
+            let saved = trainer
+                .checkpoint("a run")
+                .expect("gathered")
+                .expect("rank 0");
+            saved.write(&path, 9).expect("written");
+            fs::read(&path).expect("the file")
+        };
+        assert!(file(&mut second) == file(&mut whole), "{method:?}");
         assert_eq!(second.n_messages(), whole.n_messages());
         assert_eq!(second.absence_bias(), whole.absence_bias());
         assert_eq!(

@@ -1,10 +1,12 @@
-//! The program from outside: its arguments, the hub, bulk files, benches, and the server as a
-//! process.
+//! The program from outside: its arguments, the hub, bulk files, benches, training, and the
+//! server as a process.
 
 mod args;
 mod bench;
 mod bulk;
 mod fake_hub;
 mod hub;
+mod mnist;
 mod server;
 mod support;
+mod train;

@@ -30,6 +30,13 @@ impl Heterogeneity {
         self.bias + self.variance
     }
 
+    /// `bias + λ · variance`: for the class proportions of nodes and noise of variance 1 what STL-FW
+    /// minimises.
+    #[must_use]
+    pub fn objective(&self, lambda: f64) -> f64 {
+        self.bias + lambda * self.variance
+    }
+
     /// For expected gradients `[n_nodes, width]`, each with noise of variance `noise` (the sum over
     /// its entries): `(1/n) Σᵢ ‖Σⱼ W[i, j]·gⱼ − ḡ‖²` and `(noise/n)·‖W − J‖²`.
     ///
@@ -43,7 +50,7 @@ impl Heterogeneity {
     ) -> Self {
         Self {
             bias: bias(mixing, gradients),
-            variance: noise * distance_from_average(mixing),
+            variance: noise * distance_from_average(weights_of(mixing), mixing.n_nodes()),
         }
     }
 
@@ -114,15 +121,21 @@ fn add<T: Copy + Into<f64>>(to: &mut [f64], weight: f64, row: &[T]) {
     }
 }
 
-/// `(1/n)·‖W − J‖²` in the Frobenius norm. Entries that are not kept differ from J by 1/n each.
-fn distance_from_average(mixing: &MixingMatrix) -> f64 {
-    let n_nodes = mixing.n_nodes() as f64;
-    let average = 1.0 / n_nodes;
-    let kept = mixing
-        .entries()
-        .map(|(_, _, weight)| (weight - average).powi(2));
-    let n_zeros = n_nodes * n_nodes - mixing.entries().count() as f64;
-    (kept.sum::<f64>() + n_zeros * average * average) / n_nodes
+fn weights_of(mixing: &MixingMatrix) -> impl Iterator<Item = f64> + '_ {
+    mixing.entries().map(|(_, _, weight)| weight)
+}
+
+/// `(1/n)·‖W − J‖²` in the Frobenius norm, given the entries of W that are not zero; the others differ
+/// from J by 1/n each. Summed as squares of `w − 1/n`: the shorter `‖W‖² − 1` is the same number, but
+/// cancels where W is near J.
+pub(crate) fn distance_from_average(weights: impl Iterator<Item = f64>, n_nodes: usize) -> f64 {
+    let n = n_nodes as f64;
+    let (mut sum, mut n_weights) = (0.0, 0.0);
+    for weight in weights {
+        sum += (weight - 1.0 / n).powi(2);
+        n_weights += 1.0;
+    }
+    (sum + (n * n - n_weights) / (n * n)) / n
 }
 
 #[cfg(test)]
@@ -156,6 +169,20 @@ mod tests {
         let ten = Heterogeneity::of_labels(&ten, &classes, 1.0);
         assert!(ten.bias.abs() < 1e-12 && (ten.variance - 0.09).abs() < 1e-12);
         Ok(())
+    }
+
+    #[test]
+    fn terms_of_a_matrix_worked_out_by_hand() {
+        // Nodes 0 and 1 average, node 2 stays alone; classes (1, 0), (0, 1), (½, ½).
+        let half = vec![(0, 0.5), (1, 0.5)];
+        let mixing = MixingMatrix::new(vec![half.clone(), half, vec![(2, 1.0)]]);
+        let mixing = mixing.expect("doubly stochastic");
+        let classes = ClassCounts::new(2, vec![4, 0, 0, 4, 2, 2]);
+        let found = Heterogeneity::of_labels(&mixing, &classes, 1.0);
+        assert!(found.bias.abs() < 1e-15);
+        // ‖W‖² − 1 = 4 · ¼ + 1 − 1.
+        assert!((found.variance - 1.0 / 3.0).abs() < 1e-15);
+        assert!((found.objective(0.3) - 0.1).abs() < 1e-15);
     }
 
     #[test]

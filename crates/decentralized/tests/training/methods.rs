@@ -1,7 +1,7 @@
 //! Each algorithm against its equations, written down with dense matrices in f64.
 
 use moeshard_decentralized::batches::Batches;
-use moeshard_decentralized::model::{Batch, Model, Scratch};
+use moeshard_decentralized::model::{Batch, Scratch};
 use moeshard_decentralized::seed;
 use moeshard_decentralized::topology::{
     DCliques, Exponential, InterClique, OnePeerExponential, Ring, Schedule, Topology,

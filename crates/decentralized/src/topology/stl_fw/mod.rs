@@ -6,7 +6,7 @@
 //! communication.
 //!
 //! In reading order:
-//! - [`objective`]: what is minimised.
+//! - `objective`: what is minimised.
 //! - `iterate`: W, the atoms it moves towards, and the exact step.
 //! - `oracle`: which permutation to move towards, an assignment problem.
 //! - `trace`: what learning went through.
@@ -16,7 +16,7 @@ use crate::seed::Rng;
 use crate::topology::{Nodes, Schedule, Topology, TopologyError};
 
 mod iterate;
-pub mod objective;
+mod objective;
 mod oracle;
 mod trace;
 
@@ -94,11 +94,25 @@ impl StlFw {
     /// # Errors
     /// If `nodes` have no classes, or a parameter is out of range.
     pub fn learn(&self, nodes: &Nodes<'_>, rng: &mut Rng) -> Result<Learned, TopologyError> {
+        self.learn_watched(nodes, rng, |_| ())
+    }
+
+    /// The same; `on_iteration` is told of every iteration of the trace when it is there.
+    ///
+    /// # Errors
+    /// As [`Self::learn`].
+    pub fn learn_watched(
+        &self,
+        nodes: &Nodes<'_>,
+        rng: &mut Rng,
+        mut on_iteration: impl FnMut(&Iteration),
+    ) -> Result<Learned, TopologyError> {
         let classes = self.check(nodes)?;
         let lambda = self.lambda(classes.n_classes())?;
         let pi = Proportions::of(classes);
         let mut iterate = Iterate::identity(&pi);
         let mut trace = vec![iteration(&iterate, &pi, lambda, 0.0)];
+        on_iteration(&trace[0]);
         for _ in 0..MAX_ITERATIONS_PER_DEGREE * self.d_max {
             let atom = self.atom(&iterate, &pi, lambda, rng);
             let gamma = iterate.exact_step(&atom, &pi, lambda);
@@ -112,6 +126,7 @@ impl StlFw {
                 break;
             }
             iterate = next;
+            on_iteration(&reached);
             trace.push(reached);
         }
         let mixing = iterate.into_mixing();
@@ -162,7 +177,7 @@ impl StlFw {
                 noise,
             } => {
                 check(
-                    "class_distance",
+                    "class-distance",
                     class_distance,
                     class_distance > 0.0,
                     "positive",
@@ -206,7 +221,7 @@ impl Topology for StlFw {
             Lambda::Derived {
                 class_distance,
                 noise,
-            } => format!(",class_distance={class_distance},noise={noise}"),
+            } => format!(",class-distance={class_distance},noise={noise}"),
         };
         format!("{}:d={}{lambda}", self.stem(), self.d_max)
     }

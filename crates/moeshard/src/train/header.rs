@@ -10,7 +10,7 @@ use super::task::LoadedTask;
 
 /// The first record of a run.
 #[must_use]
-pub fn header(config: &TrainConfig, task: &LoadedTask, network: &Network) -> RunHeader {
+pub(super) fn header(config: &TrainConfig, task: &LoadedTask, network: &Network) -> RunHeader {
     let settings = &config.settings;
     let (momentum, averages) = match settings.method {
         Method::DSgd {

@@ -1,5 +1,5 @@
-//! The program from outside: its arguments, the hub, bulk files, benches, and the server as a
-//! process.
+//! The program from outside: its arguments, the hub, bulk files, benches, topologies, and the server
+//! as a process.
 
 mod args;
 mod bench;
@@ -8,3 +8,4 @@ mod fake_hub;
 mod hub;
 mod server;
 mod support;
+mod topology;

@@ -160,6 +160,7 @@ impl StlFw {
             let expected = format!("at least {least} and less than the {n_nodes} nodes");
             return Err(self.parameter("d", expected, &self.d_max));
         }
+        nodes.check(topology, self.d_max)?;
         Ok(classes)
     }
 

@@ -21,8 +21,8 @@ Options of `test`:
   -- ARGS      handed on to `cargo test`, for example a part of a test's name
 
 `test` fetches, once, a Python environment with the clients in tests/clients/requirements.txt
-(target/venv) and all-MiniLM-L6-v2 (target/minilm). What cannot be fetched is said, and its tests
-are skipped. Its last line is `N passed, N failed, N skipped`; it fails if a test does.";
+(target/venv) and all-MiniLM-L6-v2 (target/minilm), and on Debian and Ubuntu installs Open MPI. What
+cannot be had is said, and its tests are skipped. Its last line is `N passed, N failed, N skipped`; it fails if a test does.";
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]

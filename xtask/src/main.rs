@@ -5,8 +5,10 @@
 //! parsed by hand: this program compiles before every test run and should take a second.
 #![expect(clippy::print_stdout, reason = "printing is what this program is for")]
 
+mod apt;
 mod args;
 mod minilm;
+mod mpi;
 mod parts;
 mod process;
 mod python;

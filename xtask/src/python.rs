@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
-use crate::process;
+use crate::{apt, process};
 
 const REQUIREMENTS: &str = "tests/clients/requirements.txt";
 
@@ -40,26 +40,13 @@ fn create(venv: &Path) -> anyhow::Result<()> {
     let has_venv =
         || process::output(Command::new(system()).args(["-c", "import venv, ensurepip"]));
     if let Err(error) = has_venv() {
-        install_venv_package().with_context(|| error.to_string())?;
+        // Debian and Ubuntu ship `venv` apart from Python.
+        apt::install(&["python3-venv"]).with_context(|| error.to_string())?;
         has_venv()?;
     }
     let mut command = Command::new(system());
     command.args(["-m", "venv", "--clear"]).arg(venv);
     process::output(&mut command).map(drop)
-}
-
-/// Debian and Ubuntu ship `venv` apart from Python. As root, as in a CI container, install it.
-fn install_venv_package() -> anyhow::Result<()> {
-    let user = process::output(Command::new("id").arg("-u"))?;
-    if user.trim() != "0" || process::output(Command::new("apt-get").arg("--version")).is_err() {
-        bail!("install python3 with venv (Debian and Ubuntu: the package python3-venv)");
-    }
-    println!("installing python3-venv");
-    process::output(Command::new("apt-get").args(["update", "-qq"]))?;
-    let mut install = Command::new("apt-get");
-    install.args(["install", "-y", "-qq", "python3-venv"]);
-    install.env("DEBIAN_FRONTEND", "noninteractive");
-    process::output(&mut install).map(drop)
 }
 
 fn install(python: &Path, requirements: &Path) -> anyhow::Result<()> {

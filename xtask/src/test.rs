@@ -10,13 +10,14 @@ use anyhow::{Context, bail};
 use crate::args::TestOptions;
 use crate::parts::Parts;
 use crate::tally::Tally;
-use crate::{minilm, process, python};
+use crate::{minilm, mpi, process, python};
 
 /// What the tests are told about this machine.
 struct Resources {
     data: Option<PathBuf>,
     minilm: Option<PathBuf>,
     python: Option<PathBuf>,
+    mpirun: Option<PathBuf>,
 }
 
 /// Sets everything up and runs all tests; whether all of them held.
@@ -26,8 +27,12 @@ pub(crate) fn run(root: &Path, options: &TestOptions) -> anyhow::Result<bool> {
     if !parts.time("build", || build(root))? {
         bail!("the build failed");
     }
+    let mut tally = Tally::default();
     let command = &mut test_command(root, &options.cargo_args, &resources);
-    let (tally, succeeded) = parts.time("tests", || stream(command))?;
+    let mut succeeded = parts.time("tests", || stream(command, &mut tally))?;
+    if let Some(command) = &mut mpi_command(root, &options.cargo_args, &resources) {
+        succeeded &= parts.time("tests under mpirun", || stream(command, &mut tally))?;
+    }
     report(&tally);
     parts.print();
     if tally.is_empty() {
@@ -43,6 +48,8 @@ pub(crate) fn run(root: &Path, options: &TestOptions) -> anyhow::Result<bool> {
         // A test binary that crashed, or a documentation test that did not compile.
         println!("cargo test failed without naming a test; see above");
     }
+    // Programs that were not even built cannot say that they were skipped.
+    tally.n_skipped += usize::from(resources.mpirun.is_none());
     println!("{}", tally.line());
     Ok(succeeded && tally.n_failed == 0)
 }
@@ -53,10 +60,12 @@ fn set_up(root: &Path, options: &TestOptions, parts: &mut Parts) -> anyhow::Resu
     let python = or_skipped("the python clients", venv);
     let any_python = python.clone().unwrap_or_else(python::system);
     let folder = parts.time("all-MiniLM-L6-v2", || minilm::set_up(root, &any_python));
+    let mpirun = parts.time("Open MPI", mpi::set_up);
     Ok(Resources {
         data,
         minilm: or_skipped("all-MiniLM-L6-v2", folder),
         python,
+        mpirun: or_skipped("the jobs of Open MPI", mpirun),
     })
 }
 
@@ -119,14 +128,30 @@ fn test_command(root: &Path, cargo_args: &[String], resources: &Resources) -> Co
     command
 }
 
-/// Shows the tests' output as it comes, and sums it up.
-fn stream(command: &mut Command) -> anyhow::Result<(Tally, bool)> {
+/// The tests on jobs of several processes; none without MPI, or if the arguments choose among crates
+/// or binaries. The whole workspace is named, though one crate has such tests: what they share with the
+/// other tests is then built once.
+fn mpi_command(root: &Path, cargo_args: &[String], resources: &Resources) -> Option<Command> {
+    let mpirun = resources.mpirun.as_ref()?;
+    if cargo_args.iter().any(|arg| arg.starts_with('-')) {
+        return None;
+    }
+    let mut command = process::cargo(root);
+    command
+        .args(["test", "--release", "--workspace", "--no-fail-fast"])
+        .args(["--features", "moeshard-mpi/mpi", "--test", "job"])
+        .args(cargo_args)
+        .env("MOESHARD_MPIRUN", mpirun);
+    Some(command)
+}
+
+/// Shows the tests' output as it comes, and adds it up; whether the command succeeded.
+fn stream(command: &mut Command, tally: &mut Tally) -> anyhow::Result<bool> {
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| process::cannot_start(command))?;
     let stdout = child.stdout.take().context("no output of cargo test")?;
-    let mut tally = Tally::default();
     for line in BufReader::new(stdout).split(b'\n') {
         // A test may print anything, also what is not UTF-8.
         let line = String::from_utf8_lossy(&line?).into_owned();
@@ -134,7 +159,7 @@ fn stream(command: &mut Command) -> anyhow::Result<(Tally, bool)> {
             println!("{line}");
         }
     }
-    Ok((tally, child.wait()?.success()))
+    Ok(child.wait()?.success())
 }
 
 fn report(tally: &Tally) {

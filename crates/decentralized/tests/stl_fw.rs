@@ -303,11 +303,11 @@ fn hostile_parameters_are_refused_in_a_sentence() {
     );
     let undirected = StlFw {
         is_undirected: true,
-        ..StlFw::new(1)
+        ..StlFw::new(20)
     };
     check(
         &undirected,
-        "stl-fw-undirected: d is 1, expected at least 2 and less than the 20 nodes",
+        "stl-fw-undirected: d is 20, expected at least 1 and less than the 20 nodes",
     );
     for (lambda, got) in [
         (-0.1, "-0.1"),

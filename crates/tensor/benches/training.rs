@@ -2,7 +2,7 @@
 //! core's multiply-adds, mixing of all cores' memory.
 //!
 //! `cargo bench -p moeshard-tensor --bench training`; `ROUNDS=N` (default 7), `ONLY=text` for the
-//! operations whose names contain it. In each round every operation and what it is held against are
+//! operations whose names contain it, `ISA=avx512` for one instruction set. In each round every operation and what it is held against are
 //! measured one after the other, the best of some 20 ms each, because the pace of a shared machine
 //! changes from second to second. What is printed is the best time, and the median of the rounds'
 //! shares with the lowest and highest of them.
@@ -14,6 +14,9 @@ use moeshard_tensor::collective::Solo;
 use moeshard_tensor::cpu::{CpuConfig, CpuDevice, Isa, peak};
 use moeshard_tensor::dtype::DType;
 use moeshard_tensor::linalg::{Csr, Gemm, MatMut, MatRef, Scratch, Threads};
+
+#[path = "support/lenet.rs"]
+mod lenet;
 
 /// How long each operation is repeated in a round.
 const DURATION: Duration = Duration::from_millis(20);
@@ -277,17 +280,61 @@ fn mixings(isa: Isa) -> Vec<Op> {
     ]
 }
 
+/// The convolutions of GN-LeNet, and all of it but the last layer, on a batch of 20.
+fn convolutions(isa: Isa) -> Vec<Op> {
+    const N_IMAGES: usize = 20;
+    let mut ops = Vec::new();
+    for layer in 0..3 {
+        let mut forward = lenet::Layer::new(isa, layer, N_IMAGES);
+        let mut backward = lenet::Layer::new(isa, layer, N_IMAGES);
+        let (n_flops, name) = (forward.n_flops(), format!("convolution {}", layer + 1));
+        let cost = Cost::Flops(n_flops);
+        ops.push(Op::new(format!("{name} forward"), cost, move || {
+            forward.convolve();
+        }));
+        // Nobody asks for the gradient of the images.
+        let cost = Cost::Flops(if layer == 0 { n_flops } else { 2 * n_flops });
+        ops.push(Op::new(format!("{name} backward"), cost, move || {
+            backward.convolve_back();
+        }));
+        let mut rest = lenet::Layer::new(isa, layer, N_IMAGES);
+        let values = rest.n_values();
+        // Three passes forward, three back, each reading and writing at least once.
+        let cost = Cost::Bytes(12 * size_of::<f32>() * values);
+        ops.push(Op::new(
+            format!("norm, relu, pool {}", layer + 1),
+            cost,
+            move || {
+                rest.forward_rest();
+                rest.backward_rest();
+            },
+        ));
+    }
+    let mut layers = [0, 1, 2].map(|layer| lenet::Layer::new(isa, layer, N_IMAGES));
+    let n_flops: usize = layers.iter().map(lenet::Layer::n_flops).sum();
+    let cost = Cost::Flops(3 * n_flops - layers[0].n_flops());
+    ops.push(Op::new("GN-LeNet, forward and backward", cost, move || {
+        lenet::step(&mut layers);
+    }));
+    ops
+}
+
 fn main() {
     let rounds = std::env::var("ROUNDS").ok();
     let n_rounds = rounds.map_or(7, |n| n.parse().expect("ROUNDS is a number"));
     let only = std::env::var("ONLY").unwrap_or_default();
+    let only_isa = std::env::var("ISA").ok();
     for isa in Isa::available() {
         // The same products of f32 as the set without pairs of bf16.
-        if isa == Isa::Avx512Bf16 {
+        let is_asked = only_isa
+            .as_ref()
+            .is_none_or(|only| *only == isa.to_string());
+        if isa == Isa::Avx512Bf16 || !is_asked {
             continue;
         }
         let machine = Machine::new(isa);
         let mut ops = products(isa);
+        ops.extend(convolutions(isa));
         ops.extend(mixings(isa));
         ops.retain(|op| op.name.contains(&only));
         for _ in 0..n_rounds {

@@ -11,6 +11,7 @@ use crate::seed::Rng;
 
 pub mod d_cliques;
 pub mod file;
+pub mod stl_fw;
 
 mod base;
 mod complete;
@@ -23,7 +24,6 @@ mod parse;
 mod random_regular;
 mod ring;
 mod small_world;
-pub mod stl_fw;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -39,6 +39,7 @@ pub use parse::{Parameter, Rule, known, parse};
 pub use random_regular::RandomRegular;
 pub use ring::Ring;
 pub use small_world::{SmallWorld, WattsStrogatz};
+pub use stl_fw::StlFw;
 
 /// The most weights that a mixing matrix may hold: a complete graph of 8191 nodes. They take 12 bytes
 /// each, and 16 more while they are collected, 1.9 GB in all.

@@ -208,7 +208,7 @@ fn learn_shows_every_iteration() {
             "9",
         ];
         let files = ["--lambda", "0.5", "--trace", &trace, "--out", &out];
-        let table = topology(&[&args, &files, oracle].concat());
+        let table = topology(&[&args[..], &files, oracle].concat());
         assert_eq!(table.lines().count(), 12, "{table}");
         assert!(table.contains("g = bias + 0.5 · variance"), "{table}");
         let lines = fs::read_to_string(&trace).expect("a trace");

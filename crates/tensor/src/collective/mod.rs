@@ -97,6 +97,18 @@ pub enum CollectiveError {
         /// How long.
         waited: Duration,
     },
+    /// What carries the messages failed.
+    #[error("{op} on rank {rank} of {world_size}: {reason}")]
+    Transport {
+        /// The operation.
+        op: &'static str,
+        /// Who was told.
+        rank: usize,
+        /// Number of ranks.
+        world_size: usize,
+        /// In the transport's words.
+        reason: String,
+    },
 }
 
 /// Checks one buffer against its count.

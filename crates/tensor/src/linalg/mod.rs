@@ -6,20 +6,30 @@
 //! the number of threads.
 //!
 //! In reading order: [`Threads`] run pieces of work; [`MatRef`] and [`MatMut`] view slices as
-//! matrices; [`Gemm`] multiplies them; [`Csr`] mixes the rows of a matrix by a sparse one.
+//! matrices; [`Gemm`] multiplies them; [`Csr`] mixes the rows of a matrix by a sparse one;
+//! [`Conv2d`], [`MaxPool2d`], [`GroupNorm`] and [`relu`] are the layers of a small convolutional
+//! network, forward and backward.
 
+mod conv;
 mod csr;
 mod error;
 mod gemm;
+mod group_norm;
 mod lanes;
 mod mat;
+mod pool;
+mod relu;
 mod scratch;
 mod threads;
 
+pub use conv::{Conv2d, ConvGradients, ConvShape, Update};
 pub use csr::Csr;
 pub use error::LinalgError;
 pub use gemm::{Gemm, GemmBatch};
+pub use group_norm::{GroupNorm, GroupStats};
 pub use mat::{MatMut, MatRef};
+pub use pool::MaxPool2d;
+pub use relu::{relu, relu_backward};
 pub use scratch::Scratch;
 pub use threads::Threads;
 

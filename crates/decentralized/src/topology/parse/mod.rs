@@ -78,9 +78,9 @@ mod tests {
         "watts-strogatz:d=4,p=0.1",
         "d-cliques:size=5,inter=small-world,steps=10,removed-edges=3",
         "d-cliques:size=10,inter=full",
-        "stl-fw:d=4,lambda=0.3",
-        "stl-fw:d=4,class-distance=4,noise=8",
-        "stl-fw-undirected:d=4",
+        "stl-fw:d=4",
+        "stl-fw:d=4,class-distance=2,noise=0.5",
+        "stl-fw-undirected:d=4,lambda=0.3",
     ];
 
     #[test]
@@ -126,16 +126,8 @@ mod tests {
         );
         check("file:", "file: PATH is missing, expected file:PATH");
         check(
-            "stl-fw:d=3,noise=1",
-            "stl-fw: class-distance is missing, expected a positive number",
-        );
-        check(
-            "stl-fw:d=3,class-distance=1",
-            "stl-fw: noise is missing, expected a non-negative number",
-        );
-        check(
-            "stl-fw:d=3,lambda=1,noise=1",
-            "stl-fw: lambda is given with those, expected lambda or class-distance and noise",
+            "stl-fw:d=4,class-distance=1",
+            "stl-fw: noise is missing, expected a number",
         );
         check(
             "ring:d=3",
@@ -155,6 +147,14 @@ mod tests {
         check(
             "erdos-renyi:p=",
             "erdos-renyi: p is ``, expected a probability from 0 to 1",
+        );
+        check(
+            "stl-fw:d=4,lambda=1,noise=1",
+            "stl-fw: noise is given beside lambda, expected either",
+        );
+        check(
+            "stl-fw:d=4,noise=1",
+            "stl-fw: class-distance is missing, expected a number",
         );
         check(
             "d-cliques:inter=line",

@@ -42,7 +42,7 @@ impl<'a> Parameters<'a> {
         Ok(parameters)
     }
 
-    fn text(&self, name: &str) -> Option<&'a str> {
+    pub(super) fn text(&self, name: &str) -> Option<&'a str> {
         let given = self.given.iter().find(|(other, _)| *other == name);
         given.map(|&(_, value)| value)
     }

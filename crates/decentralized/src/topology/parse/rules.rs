@@ -222,32 +222,26 @@ fn d_cliques(given: &Parameters<'_>) -> Built {
 }
 
 fn stl_fw(given: &Parameters<'_>, is_undirected: bool) -> Built {
-    let mut rule = StlFw::new(given.required("d", WHOLE)?);
-    rule.is_undirected = is_undirected;
-    let lambda = given.optional("lambda", NON_NEGATIVE)?;
-    let class_distance = given.optional("class-distance", "a positive number")?;
-    let noise = given.optional("noise", NON_NEGATIVE)?;
-    rule.lambda = match (lambda, class_distance, noise) {
-        (None, None, None) => rule.lambda,
-        (Some(lambda), None, None) => Lambda::Given(lambda),
-        (None, Some(class_distance), Some(noise)) => Lambda::Derived {
-            class_distance,
-            noise,
-        },
-        (Some(_), ..) => {
-            let expected = "lambda or class-distance and noise";
-            return Err(given.error("lambda", expected, "given with those"));
+    let mut topology = StlFw::new(given.required("d", WHOLE)?);
+    topology.is_undirected = is_undirected;
+    let parts = ["class-distance", "noise"];
+    let part = parts.into_iter().find(|part| given.text(part).is_some());
+    match (given.optional("lambda", NUMBER)?, part) {
+        (None, None) => {}
+        (Some(lambda), None) => topology.lambda = Lambda::Given(lambda),
+        (None, Some(_)) => {
+            topology.lambda = Lambda::Derived {
+                class_distance: given.required("class-distance", NUMBER)?,
+                noise: given.required("noise", NUMBER)?,
+            };
         }
-        (None, None, Some(_)) => {
-            return Err(given.error("class-distance", "a positive number", "missing"));
-        }
-        (None, Some(_), None) => return Err(given.error("noise", NON_NEGATIVE, "missing")),
-    };
-    built(rule)
+        (Some(_), Some(part)) => return Err(given.error(part, "either", "given beside lambda")),
+    }
+    built(topology)
 }
 
 const WHOLE: &str = "a whole number";
 
-const NON_NEGATIVE: &str = "a non-negative number";
+const NUMBER: &str = "a number";
 
 const PROBABILITY: &str = "a probability from 0 to 1";

@@ -1,60 +1,8 @@
-//! W while it is learned: a convex combination of the identity and of one atom an iteration.
+//! W while it is learned: a convex combination of the identity and of one permutation an iteration.
 
 use super::objective::{Proportions, bias_of_mixed, squared_distance};
 use crate::measures::{Heterogeneity, distance_from_average};
 use crate::mixing::MixingMatrix;
-
-/// What an iteration moves towards: a permutation matrix P, or `(P + Pᵀ)/2`.
-pub(super) struct Atom {
-    /// `P[i, to[i]] = 1`.
-    to: Vec<u32>,
-    /// The inverse of `to`, for the undirected atom.
-    from: Option<Vec<u32>>,
-}
-
-impl Atom {
-    /// P, where `to[i]` is the column of row `i`.
-    pub(super) fn directed(to: Vec<u32>) -> Self {
-        Self { to, from: None }
-    }
-
-    /// `(P + Pᵀ)/2`.
-    pub(super) fn undirected(to: Vec<u32>) -> Self {
-        let mut from = vec![0; to.len()];
-        for (row, &col) in to.iter().enumerate() {
-            from[col as usize] = row as u32;
-        }
-        let from = Some(from);
-        Self { to, from }
-    }
-
-    /// The entries of a row, of which two may be of the same column.
-    fn row(&self, row: usize) -> impl Iterator<Item = (u32, f64)> + '_ {
-        let weight = if self.from.is_some() { 0.5 } else { 1.0 };
-        let back = self.from.as_ref().map(|from| from[row]);
-        std::iter::once(self.to[row])
-            .chain(back)
-            .map(move |col| (col, weight))
-    }
-
-    /// Squared norm of a row.
-    fn row_norm(&self, row: usize) -> f64 {
-        match &self.from {
-            Some(from) if from[row] != self.to[row] => 0.5,
-            _ => 1.0,
-        }
-    }
-
-    /// A row of AΠ.
-    fn mix_row(&self, row: usize, pi: &Proportions, out: &mut [f64]) {
-        out.fill(0.0);
-        for (col, weight) in self.row(row) {
-            for (sum, share) in out.iter_mut().zip(pi.node(col as usize)) {
-                *sum += weight * share;
-            }
-        }
-    }
-}
 
 /// W and WΠ. Rounding does not build up: a step scales what is there by `1 − γ ≤ 1`, errors
 /// included, and adds at most one rounding of its own to each entry.
@@ -101,29 +49,25 @@ impl Iterate {
         n_sent.into_iter().max().unwrap_or(0).max(max_received)
     }
 
-    /// How far to move from W towards the atom A, to the minimum of g on that way, within 0 to 1:
-    /// `γ = {Σ_i (Π̄ − WΠ_i)·(AΠ_i − WΠ_i) − λ⟨W − J, A − W⟩} / {‖(A − W)Π‖_F² + λ‖A − W‖_F²}`.
+    /// How far to move from W towards a permutation P (the column of each row), to the minimum of g on that way, within 0 to 1:
+    /// `γ = {Σ_i (Π̄ − WΠ_i)·(PΠ_i − WΠ_i) − λ⟨W − J, P − W⟩} / {‖(P − W)Π‖_F² + λ‖P − W‖_F²}`.
     ///
     /// # Source
     /// arXiv:2204.04452, the exact line search.
-    pub(super) fn exact_step(&self, atom: &Atom, pi: &Proportions, lambda: f64) -> f64 {
+    pub(super) fn exact_step(&self, to: &[u32], pi: &Proportions, lambda: f64) -> f64 {
         let (mut descent, mut curvature) = (0.0, 0.0);
-        let mut target = vec![0.0; pi.n_classes];
         let mixed_rows = self.mixed.chunks_exact(pi.n_classes);
         for (row, (mixed, entries)) in mixed_rows.zip(&self.rows).enumerate() {
-            atom.mix_row(row, pi, &mut target);
-            for ((share, mean), target) in mixed.iter().zip(&pi.mean).zip(&target) {
+            let target = pi.node(to[row] as usize);
+            for ((share, mean), target) in mixed.iter().zip(&pi.mean).zip(target) {
                 descent += (mean - share) * (target - share);
             }
-            // ⟨J, A − W⟩ = 0: both sum to one in every row.
+            // ⟨J, P − W⟩ = 0: both sum to one in every row.
             let norm: f64 = entries.iter().map(|&(_, weight)| weight * weight).sum();
-            let overlap: f64 = atom
-                .row(row)
-                .map(|(col, part)| part * weight_of(entries, col))
-                .sum();
+            let overlap = weight_of(entries, to[row]);
             descent -= lambda * (overlap - norm);
-            curvature += squared_distance(&target, mixed);
-            curvature += lambda * (norm + atom.row_norm(row) - 2.0 * overlap);
+            curvature += squared_distance(target, mixed);
+            curvature += lambda * (norm + 1.0 - 2.0 * overlap);
         }
         let is_moving = descent > 0.0 && curvature > 0.0;
         if is_moving {
@@ -133,23 +77,20 @@ impl Iterate {
         }
     }
 
-    /// `W ← (1 − γ)W + γA`.
-    pub(super) fn step(&mut self, atom: &Atom, pi: &Proportions, gamma: f64) {
-        let mut target = vec![0.0; pi.n_classes];
+    /// `W ← (1 − γ)W + γP`.
+    pub(super) fn step(&mut self, to: &[u32], pi: &Proportions, gamma: f64) {
         let mixed_rows = self.mixed.chunks_exact_mut(pi.n_classes);
         for (row, (mixed, entries)) in mixed_rows.zip(&mut self.rows).enumerate() {
-            atom.mix_row(row, pi, &mut target);
-            for (share, target) in mixed.iter_mut().zip(&target) {
+            let target = pi.node(to[row] as usize);
+            for (share, target) in mixed.iter_mut().zip(target) {
                 *share = (1.0 - gamma) * *share + gamma * target;
             }
             for (_, weight) in entries.iter_mut() {
                 *weight *= 1.0 - gamma;
             }
-            for (col, part) in atom.row(row) {
-                match entries.iter_mut().find(|entry| entry.0 == col) {
-                    Some((_, weight)) => *weight += gamma * part,
-                    None => entries.push((col, gamma * part)),
-                }
+            match entries.iter_mut().find(|entry| entry.0 == to[row]) {
+                Some((_, weight)) => *weight += gamma,
+                None => entries.push((to[row], gamma)),
             }
             // A step of γ = 1 leaves nothing of the old neighbours.
             entries.retain(|&(_, weight)| weight > 0.0);

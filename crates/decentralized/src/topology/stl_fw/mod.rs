@@ -7,8 +7,9 @@
 //!
 //! In reading order:
 //! - `objective`: what is minimised.
-//! - `iterate`: W, the atoms it moves towards, and the exact step.
+//! - `iterate`: W and the exact step.
 //! - `oracle`: which permutation to move towards, an assignment problem.
+//! - `pairing`: a permutation made its own inverse, for undirected graphs.
 //! - `trace`: what learning went through.
 
 use crate::classes::ClassCounts;
@@ -18,9 +19,10 @@ use crate::topology::{Nodes, Schedule, Topology, TopologyError};
 mod iterate;
 mod objective;
 mod oracle;
+mod pairing;
 mod trace;
 
-use iterate::{Atom, Iterate};
+use iterate::Iterate;
 use objective::Proportions;
 use oracle::Costs;
 
@@ -62,12 +64,13 @@ pub struct StlFw {
     pub d_max: usize,
     /// The trade-off between bias and variance.
     pub lambda: Lambda,
-    /// Whether W is made symmetric, by moving towards `(P + Pᵀ)/2` in place of P.
+    /// Whether W is kept symmetric: the permutation of an iteration is made its own inverse, so
+    /// that a node gains at most one neighbour for both ways.
     ///
-    /// An iteration then costs up to two neighbours in place of one: for the same budget half the
-    /// iterations, and a larger objective. The assignment problem has twice the rank, and nodes
-    /// that hold the same classes fall into groups only while their neighbours do too, so that
-    /// learning takes longer.
+    /// Half the edges of a directed graph of that degree are free to choose, so that the objective
+    /// is larger. The assignment problem has twice the rank, and nodes that hold the same
+    /// classes fall into groups only while their neighbours do too, so that learning takes
+    /// longer.
     pub is_undirected: bool,
     /// How the assignment problem is solved.
     pub oracle: Oracle,
@@ -114,13 +117,13 @@ impl StlFw {
         let mut trace = vec![iteration(&iterate, &pi, lambda, 0.0)];
         on_iteration(&trace[0]);
         for _ in 0..MAX_ITERATIONS_PER_DEGREE * self.d_max {
-            let atom = self.atom(&iterate, &pi, lambda, rng);
-            let gamma = iterate.exact_step(&atom, &pi, lambda);
+            let to = self.permutation(&iterate, &pi, lambda, rng);
+            let gamma = iterate.exact_step(&to, &pi, lambda);
             if gamma < MIN_GAMMA {
                 break;
             }
             let mut next = iterate.clone();
-            next.step(&atom, &pi, gamma);
+            next.step(&to, &pi, gamma);
             let reached = iteration(&next, &pi, lambda, gamma);
             if reached.max_degree > self.d_max {
                 break;
@@ -137,13 +140,19 @@ impl StlFw {
         })
     }
 
-    fn atom(&self, iterate: &Iterate, pi: &Proportions, lambda: f64, rng: &mut Rng) -> Atom {
+    fn permutation(
+        &self,
+        iterate: &Iterate,
+        pi: &Proportions,
+        lambda: f64,
+        rng: &mut Rng,
+    ) -> Vec<u32> {
         if self.is_undirected {
             let costs = Costs::undirected(iterate, pi, lambda);
-            Atom::undirected(self.oracle.assign(&costs, rng))
+            pairing::pair(&costs, &self.oracle.assign(&costs, rng))
         } else {
             let costs = Costs::directed(iterate, pi, lambda);
-            Atom::directed(self.oracle.assign(&costs, rng))
+            self.oracle.assign(&costs, rng)
         }
     }
 
@@ -155,9 +164,8 @@ impl StlFw {
             let expected = format!("{n_nodes}, as there are nodes");
             return Err(self.parameter("rows of class counts", expected, &classes.n_nodes()));
         }
-        let least = if self.is_undirected { 2 } else { 1 };
-        if self.d_max < least || self.d_max >= n_nodes {
-            let expected = format!("at least {least} and less than the {n_nodes} nodes");
+        if self.d_max == 0 || self.d_max >= n_nodes {
+            let expected = format!("at least 1 and less than the {n_nodes} nodes");
             return Err(self.parameter("d", expected, &self.d_max));
         }
         nodes.check(topology, self.d_max)?;

@@ -18,8 +18,12 @@ use copy::{add_scaled, copy, scale_in_place};
 use tile::{Avx2Tiles, Avx512Tiles};
 use tile::{PortableTiles, Scale, with_tiles};
 
-/// Steps from which sums across lanes at the end of a dot tile cost less than a transposed copy.
+/// Fewer steps than this are not worth the sums across lanes at the end of a dot tile.
 const LEAST_DOT_STEPS: usize = 48;
+
+/// Rows of A per thousand steps from which a transposed copy of B costs less than sums across lanes:
+/// a copy costs as much as multiplying some 48 rows, the sums as much as some 128 steps.
+const ROWS_FOR_COPY: usize = 375;
 
 /// Multiplies matrices on the calling thread. Keeps its working memory, so that once the largest
 /// shape has been seen nothing is allocated.
@@ -52,8 +56,10 @@ impl Plan {
         let (m, n, k) = (a.n_rows, b.n_cols, a.n_cols);
         let is_narrow = n < LANES;
         let are_sums_long = k >= LEAST_DOT_STEPS;
+        let is_copy_cheap = !is_narrow && 1000 * m > ROWS_FOR_COPY * k;
+        let are_dots_cheap = are_sums_long && !is_copy_cheap;
         match () {
-            () if a.col_stride == 1 && b.row_stride == 1 && are_sums_long => Plan::Dot,
+            () if a.col_stride == 1 && b.row_stride == 1 && are_dots_cheap => Plan::Dot,
             () if a.col_stride == 1 && is_narrow && are_sums_long && m > 4 => Plan::DotCopied,
             () if a.row_stride == 1 && is_narrow && m >= LANES => Plan::Turned,
             () if b.col_stride == 1 => Plan::Outer,

@@ -1,6 +1,6 @@
 //! The costs of the assignment problem that a Frank–Wolfe iteration solves.
 
-use super::super::iterate::Iterate;
+use super::super::iterate::{Iterate, weight_of};
 use super::super::objective::Proportions;
 
 /// `cost[i, j] = left[i] · right[j] + λ W[i, j]`: the gradient of the objective without its factor
@@ -29,7 +29,7 @@ impl<'a> Costs<'a> {
         }
     }
 
-    /// Of an undirected one. `⟨∇g, (P + Pᵀ)/2⟩ = ⟨(∇g + ∇gᵀ)/2, P⟩`, whose rank is twice that:
+    /// Of an undirected one. `⟨∇g, P⟩ = ⟨(∇g + ∇gᵀ)/2, P⟩` for a symmetric P; the rank doubles:
     /// `left[i] = (a_i, Π_i)/2` and `right[j] = (Π_j, a_j)`, where `a_i = WΠ_i − Π̄`.
     pub(crate) fn undirected(iterate: &'a Iterate, pi: &Proportions, lambda: f64) -> Self {
         let own: Vec<f64> = centred(iterate, pi).collect();
@@ -61,15 +61,9 @@ impl<'a> Costs<'a> {
         &self.right[col * self.rank..][..self.rank]
     }
 
-    /// What a permutation costs in all.
-    #[cfg(test)]
-    pub(crate) fn total(&self, to: &[u32]) -> f64 {
-        use super::super::iterate::weight_of;
-        let cost = |(row, &col): (usize, &u32)| {
-            let smooth = dot(self.left(row), self.right(col as usize));
-            smooth + self.lambda * weight_of(&self.weights[row], col)
-        };
-        to.iter().enumerate().map(cost).sum()
+    pub(crate) fn cost(&self, row: usize, col: usize) -> f64 {
+        let weights = self.weights.get(row).map_or(&[][..], Vec::as_slice);
+        dot(self.left(row), self.right(col)) + self.lambda * weight_of(weights, col as u32)
     }
 }
 

@@ -7,7 +7,7 @@ use super::costs::Costs;
 
 /// Costs are rounded to this many steps between zero and the largest. Sums of whole numbers are
 /// exact: equal costs stay equal, whatever the order of summation, and no reduced cost turns
-/// negative by rounding. A solution is off by at most `n · 2⁻⁴⁰` of the largest cost.
+/// negative by rounding. A solution is off by at most `n · rank · 2⁻⁴⁰` of the largest cost.
 const STEPS: f64 = (1_u64 << 40) as f64;
 
 /// Adding and subtracting this rounds a number below 2⁵¹ to a whole one, without a branch.
@@ -59,10 +59,6 @@ impl<'a> Grid<'a> {
         }
     }
 
-    pub(super) fn n_nodes(&self) -> usize {
-        self.col_at.len()
-    }
-
     pub(super) fn n_groups(&self) -> usize {
         self.offsets.len() - 1
     }
@@ -72,7 +68,8 @@ impl<'a> Grid<'a> {
         self.offsets[group]..self.offsets[group + 1]
     }
 
-    /// `left[row] · right[group]` for every group; `buffer` is overwritten.
+    /// `left[row] · right[group]` for every group, each of its terms rounded; `buffer` is
+    /// overwritten.
     pub(super) fn smooth(&self, row: usize, buffer: &mut [f64], out: &mut [i64]) {
         buffer.fill(ROUND);
         let terms = self.right.chunks_exact(self.n_groups());

@@ -8,10 +8,11 @@
 
 use rand::seq::SliceRandom;
 
-use super::completion::Completion;
+use super::auction;
+use super::completion::complete;
 use super::costs::Costs;
 use super::grid::Grid;
-use super::matching::within_groups;
+use super::matching::{Matching, within_groups};
 use super::transport;
 use crate::seed::Rng;
 
@@ -26,21 +27,19 @@ pub(super) fn assign(costs: &Costs<'_>, rng: &mut Rng) -> Vec<u32> {
     rows.shuffle(rng);
     cols.shuffle(rng);
     let grid = Grid::new(costs, &cols);
-    let is_grouped = grid.n_groups() <= MAX_GROUPS && 2 * grid.n_groups() <= n_nodes;
-    let mut completion = if is_grouped {
+    let matching = if grid.n_groups() <= MAX_GROUPS.min(n_nodes / 2) {
         by_groups(&grid, &rows)
     } else {
-        Completion::from_scratch(&grid, &rows)
+        auction::assign(&grid, &rows)
     };
-    completion.complete();
     let mut to = vec![0; n_nodes];
-    for (&row, &place) in rows.iter().zip(&completion.matching.place_of) {
+    for (&row, &place) in rows.iter().zip(&matching.place_of) {
         to[row as usize] = grid.col_at[place];
     }
     to
 }
 
-fn by_groups<'a>(grid: &'a Grid<'a>, rows: &'a [u32]) -> Completion<'a> {
+fn by_groups(grid: &Grid<'_>, rows: &[u32]) -> Matching {
     let n_groups = grid.n_groups();
     let sizes: Vec<usize> = (0..n_groups)
         .map(|group| grid.places(group).len())
@@ -70,7 +69,7 @@ fn by_groups<'a>(grid: &'a Grid<'a>, rows: &'a [u32]) -> Completion<'a> {
         .group_at
         .iter()
         .map(|&group| plan.prices[group as usize]);
-    Completion::new(grid, rows, matching, prices.collect())
+    complete(grid, rows, matching, prices.collect())
 }
 
 /// The groups whose every column is a neighbour of the row already, and the least that it pays

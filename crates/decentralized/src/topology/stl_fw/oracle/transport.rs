@@ -6,6 +6,9 @@ use std::collections::BinaryHeap;
 
 const NONE: usize = usize::MAX;
 
+/// The cost of a move that no row can make: above any other, and far from overflow.
+const NEVER: i64 = i64::MAX / 4;
+
 /// A solution, and the prices that prove it: every row is in a group of least `cost − price`.
 pub(super) struct Plan {
     /// Of each row.
@@ -32,7 +35,7 @@ pub(super) fn solve(costs: &[i64], sizes: &[usize]) -> Plan {
 }
 
 /// What it costs to move a row between two groups, cheapest first; also of rows that have left.
-type Moves = BinaryHeap<Reverse<(i64, usize)>>;
+type Moves = BinaryHeap<Reverse<(i64, u32)>>;
 
 struct Solver<'a> {
     costs: &'a [i64],
@@ -42,6 +45,9 @@ struct Solver<'a> {
     prices: Vec<i64>,
     /// `[n_groups, n_groups]`: from a group to another.
     moves: Vec<Moves>,
+    /// The first of each heap: its cost, and the row that would move. Paths are searched on this.
+    cheapest: Vec<i64>,
+    mover: Vec<usize>,
     distance: Vec<i64>,
     previous: Vec<usize>,
 }
@@ -56,6 +62,8 @@ impl<'a> Solver<'a> {
             group_of: vec![NONE; costs.len() / n_groups],
             prices: vec![0; n_groups],
             moves: vec![Moves::new(); n_groups * n_groups],
+            cheapest: vec![NEVER; n_groups * n_groups],
+            mover: vec![NONE; n_groups * n_groups],
             distance: vec![0; n_groups],
             previous: vec![NONE; n_groups],
         }
@@ -66,8 +74,9 @@ impl<'a> Solver<'a> {
         let mut group = end;
         while self.previous[group] != NONE {
             let from = self.previous[group];
-            let (_, moved) = self.cheapest_move(from, group).expect("it was on the path");
+            let moved = self.mover[from * self.sizes.len() + group];
             self.put(moved, group);
+            self.forget(moved, from);
             group = from;
         }
         self.put(row, group);
@@ -79,21 +88,31 @@ impl<'a> Solver<'a> {
         let n_groups = self.sizes.len();
         let costs = &self.costs[row * n_groups..][..n_groups];
         self.group_of[row] = group;
-        let moves = &mut self.moves[group * n_groups..][..n_groups];
-        for (heap, &cost) in moves.iter_mut().zip(costs) {
-            heap.push(Reverse((cost - costs[group], row)));
+        for (to, cost) in costs.iter().enumerate() {
+            let (at, cost) = (group * n_groups + to, cost - costs[group]);
+            self.moves[at].push(Reverse((cost, row as u32)));
+            if cost < self.cheapest[at] {
+                (self.cheapest[at], self.mover[at]) = (cost, row);
+            }
         }
     }
 
-    fn cheapest_move(&mut self, from: usize, to: usize) -> Option<(i64, usize)> {
-        let heap = &mut self.moves[from * self.sizes.len() + to];
-        while let Some(&Reverse((cost, row))) = heap.peek() {
-            if self.group_of[row] == from {
-                return Some((cost, row));
+    /// Finds other movers where a row that has left `from` was the cheapest.
+    fn forget(&mut self, row: usize, from: usize) {
+        let n_groups = self.sizes.len();
+        for at in from * n_groups..(from + 1) * n_groups {
+            if self.mover[at] != row {
+                continue;
             }
-            heap.pop();
+            (self.cheapest[at], self.mover[at]) = (NEVER, NONE);
+            while let Some(&Reverse((cost, row))) = self.moves[at].peek() {
+                if self.group_of[row as usize] == from {
+                    (self.cheapest[at], self.mover[at]) = (cost, row as usize);
+                    break;
+                }
+                self.moves[at].pop();
+            }
         }
-        None
     }
 
     /// Dijkstra's algorithm on reduced costs, from a row to the nearest group with room, which it
@@ -117,13 +136,12 @@ impl<'a> Solver<'a> {
                 break group;
             }
             done.push(group);
+            let level = self.distance[group] + self.prices[group];
+            let cheapest = &self.cheapest[group * n_groups..][..n_groups];
             for &to in &todo {
-                let Some((cost, _)) = self.cheapest_move(group, to) else {
-                    continue;
-                };
-                let reduced = cost + self.prices[group] - self.prices[to];
-                if self.distance[group] + reduced < self.distance[to] {
-                    self.distance[to] = self.distance[group] + reduced;
+                let through = level + cheapest[to] - self.prices[to];
+                if through < self.distance[to] {
+                    self.distance[to] = through;
                     self.previous[to] = group;
                 }
             }

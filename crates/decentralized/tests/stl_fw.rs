@@ -1,9 +1,9 @@
 //! STL-FW against closed forms, against the bound of its paper, and its oracles against each other.
 
 use moeshard_decentralized::classes::ClassCounts;
+use moeshard_decentralized::measures::Heterogeneity;
 use moeshard_decentralized::mixing::MixingMatrix;
 use moeshard_decentralized::seed::rng;
-use moeshard_decentralized::topology::stl_fw::objective::Heterogeneity;
 use moeshard_decentralized::topology::stl_fw::{Lambda, Learned, Oracle, StlFw};
 use moeshard_decentralized::topology::{Nodes, Topology, TopologyError};
 use rand::RngExt;
@@ -116,7 +116,7 @@ fn objective_falls_as_fast_as_the_paper_proves() {
         two_shards_a_node(60, 10, 1),
         all_distinct(60, 10, 1),
     ] {
-        let heterogeneity = Heterogeneity::of(&identity(60), &classes);
+        let heterogeneity = Heterogeneity::of_labels(&identity(60), &classes, 1.0);
         for (oracle, lambda) in ORACLES.into_iter().zip([0.02, 0.3]) {
             let learned = learn(&with(40, lambda, oracle), &classes, 2);
             for (l, iteration) in learned.trace.iter().enumerate() {
@@ -145,7 +145,7 @@ fn every_matrix_on_the_way_is_doubly_stochastic_and_what_the_trace_says() {
             for sum in rows.into_iter().chain(cols) {
                 assert!((sum - 1.0).abs() < 1e-12, "{sum}");
             }
-            let found = Heterogeneity::of(&learned.mixing, &classes);
+            let found = Heterogeneity::of_labels(&learned.mixing, &classes, 1.0);
             let last = learned.trace.last().expect("identity");
             assert_near(last.heterogeneity.bias, found.bias, "bias");
             assert_near(last.heterogeneity.variance, found.variance, "variance");
@@ -199,7 +199,7 @@ fn step_is_exact() {
                 false => vec![(row as u32, 1.0 - gamma), (col, gamma)],
             });
         let mixing = MixingMatrix::new(rows.collect()).expect("doubly stochastic");
-        let objective = Heterogeneity::of(&mixing, &classes).objective(0.2);
+        let objective = Heterogeneity::of_labels(&mixing, &classes, 1.0).objective(0.2);
         assert!(last.objective <= objective + 1e-12, "γ = {gamma} is better");
     }
 }
@@ -302,7 +302,7 @@ fn lambda_is_given_or_derived() {
     let learned = learn(&rule, &classes, 1);
     assert_near(learned.lambda, 0.2, "λ");
     assert_eq!(learned, learn(&with(3, 0.2, Oracle::Implicit), &classes, 1));
-    assert_eq!(rule.name(), "stl-fw:d=3,class_distance=4,noise=8");
+    assert_eq!(rule.name(), "stl-fw:d=3,class-distance=4,noise=8");
     assert_eq!(StlFw::new(10).name(), "stl-fw:d=10");
     assert_eq!(
         with(10, 0.5, Oracle::Dense).name(),
@@ -345,11 +345,11 @@ fn hostile_parameters_are_refused_in_a_sentence() {
         check(&with(3, lambda, Oracle::Implicit), &expected);
     }
     for (class_distance, noise, expected) in [
-        (0.0, 1.0, "class_distance is 0, expected a positive number"),
+        (0.0, 1.0, "class-distance is 0, expected a positive number"),
         (
             f64::NAN,
             1.0,
-            "class_distance is NaN, expected a positive number",
+            "class-distance is NaN, expected a positive number",
         ),
         (1.0, -1.0, "noise is -1, expected a non-negative number"),
         (
@@ -379,7 +379,8 @@ fn nodes_without_classes_or_with_those_of_others_are_refused() {
             .expect_err("refused")
     };
     let topology = "stl-fw";
-    assert_eq!(refused(20, None), TopologyError::NoClasses { topology });
+    let error = refused(20, None).to_string();
+    assert_eq!(error, TopologyError::NoClasses { topology }.to_string());
     let classes = one_class_a_node(10, 5);
     assert_eq!(
         refused(20, Some(&classes)).to_string(),

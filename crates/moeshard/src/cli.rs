@@ -7,7 +7,8 @@ use std::process;
 
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::{bench, classify, doctor, embed, inspect, serve, train, verify};
+use crate::sentence::sentence;
+use crate::{bench, classify, doctor, embed, inspect, serve, topology, train, verify};
 
 /// Serve mixture-of-experts text encoders: embeddings and classification.
 ///
@@ -43,6 +44,8 @@ pub enum Action {
     Loadtest(Box<moeshard_loadtest::Args>),
     /// Let many nodes learn one classifier together, each from data of its own
     Train(Box<train::TrainArgs>),
+    /// Connect nodes, learn how to connect them, and measure what that is worth
+    Topology(Box<topology::TopologyArgs>),
 }
 
 /// Variables of text-embeddings-inference and of the Hugging Face hub, by flag. `HOSTNAME` is left
@@ -98,7 +101,7 @@ impl Cli {
         };
         let command = command(is_set).mut_subcommand("train", with_defaults);
         if let Err(error) = result {
-            eprintln!("moeshard: {error:#}");
+            eprintln!("moeshard: {}", sentence(&error));
             process::exit(2);
         }
         // The command line alone was fine, so what is wrong now is in the file.
@@ -119,19 +122,25 @@ impl Cli {
 pub fn command(is_set: &dyn Fn(&str) -> bool) -> Command {
     Cli::command().mut_subcommands(|action| {
         let is_serve = action.get_name() == "serve";
-        action.mut_args(|arg| {
-            let id = arg.get_id().to_string();
-            if arg.is_positional() || id == "help" || id == "version" {
-                return arg;
-            }
-            let name = variable(&id, is_serve, is_set);
-            // One that is there but not usable must not be read.
-            if !is_set(&name) && env::var_os(&name).is_some() {
-                return arg;
-            }
-            arg.env(name)
-        })
+        with_variables(action, is_serve, is_set)
     })
+}
+
+/// A variable for each flag of a command and of those inside it.
+fn with_variables(command: Command, is_serve: bool, is_set: &dyn Fn(&str) -> bool) -> Command {
+    let command = command.mut_args(|arg| {
+        let id = arg.get_id().to_string();
+        if arg.is_positional() || id == "help" || id == "version" {
+            return arg;
+        }
+        let name = variable(&id, is_serve, is_set);
+        // One that is there but not usable must not be read.
+        if !is_set(&name) && env::var_os(&name).is_some() {
+            return arg;
+        }
+        arg.env(name)
+    });
+    command.mut_subcommands(|inner| with_variables(inner, is_serve, is_set))
 }
 
 /// Whether a variable says anything: an empty one does not, and Kubernetes sets `MOESHARD_PORT` to

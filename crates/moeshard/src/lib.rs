@@ -1,10 +1,10 @@
 //! The parts of the program `moeshard`, in a library so that tests can reach them.
 //!
 //! [`cli`] is the command line; each of its actions is a module: [`serve`], [`embed`] and
-//! [`classify`] (both by [`bulk`]), [`inspect`], [`verify`], [`bench`], [`doctor`], [`loadtest`] and
-//! [`train`].
+//! [`classify`] (both by [`bulk`]), [`inspect`], [`verify`], [`bench`], [`doctor`], [`loadtest`],
+//! [`train`] and [`topology`].
 //! What they share is [`model`] (from `--model` to a model that answers, by way of [`hub`]),
-//! [`footprint`], [`machine`] and [`arg_error`].
+//! [`footprint`], [`machine`], [`arg_error`] and [`sentence`].
 //!
 //! Arguments come in two stages: clap fills a raw struct, and `try_from` makes a checked
 //! configuration of it before anything is downloaded or loaded.
@@ -28,6 +28,8 @@ pub mod model;
 pub mod progress;
 mod random;
 pub mod secret;
+pub mod sentence;
 pub mod serve;
+pub mod topology;
 pub mod train;
 pub mod verify;

@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use moeshard::cli::{self, Action, Cli};
-use moeshard::{bench, classify, doctor, embed, inspect, loadtest, logging, serve, train, verify};
+use moeshard::sentence::sentence;
+use moeshard::{
+    bench, classify, doctor, embed, inspect, loadtest, logging, serve, topology, train, verify,
+};
 
 // Many short-lived allocations from many threads: measurably faster than the system's allocator.
 #[global_allocator]
@@ -25,14 +28,14 @@ fn main() -> ExitCode {
         Action::Doctor(args) => doctor::run(args),
         Action::Loadtest(args) => loadtest::run(*args),
         Action::Train(args) => train::run(*args),
+        Action::Topology(args) => topology::run(*args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read the output has seen enough, as `head` does.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // One sentence: what failed, and why.
-            eprintln!("moeshard: {error:#}");
+            eprintln!("moeshard: {}", sentence(&error));
             ExitCode::FAILURE
         }
     }

@@ -15,6 +15,8 @@ pub enum Unit {
     Bytes,
     /// Rounds of training.
     Rounds,
+    /// Neighbours of a node.
+    Neighbours,
 }
 
 impl Unit {
@@ -22,6 +24,7 @@ impl Unit {
         match self {
             Unit::Bytes => HumanBytes(n).to_string(),
             Unit::Rounds => format!("{} rounds", HumanCount(n)),
+            Unit::Neighbours => format!("{} neighbours", HumanCount(n)),
         }
     }
 }
@@ -124,7 +127,7 @@ impl Drop for Progress {
 
 fn style(unit: Unit, has_total: bool) -> ProgressStyle {
     let template = match has_total {
-        _ if unit == Unit::Rounds => "{msg} [{bar:30}] {percent} % {pos}/{len} {per_sec} ETA {eta}",
+        _ if unit != Unit::Bytes => "{msg} [{bar:30}] {percent} % {pos}/{len} {per_sec} ETA {eta}",
         true => "{msg} [{bar:30}] {percent} % {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}",
         false => "{msg} {spinner} {bytes} {bytes_per_sec}",
     };

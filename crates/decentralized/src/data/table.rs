@@ -59,7 +59,7 @@ pub(crate) fn quoted(value: &str) -> String {
     }
 }
 
-fn open(file: &Path) -> Result<File, DataError> {
+pub(crate) fn open(file: &Path) -> Result<File, DataError> {
     File::open(file).map_err(|source| DataError::Io {
         file: file.into(),
         source,
@@ -100,7 +100,7 @@ fn read_csv<const N: usize>(
     rows.collect()
 }
 
-fn csv_error(file: &Path, error: csv::Error) -> DataError {
+pub(crate) fn csv_error(file: &Path, error: csv::Error) -> DataError {
     let line = error.position().map_or(1, csv::Position::line);
     match error.into_kind() {
         csv::ErrorKind::Io(source) => DataError::Io {

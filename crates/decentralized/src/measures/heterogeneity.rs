@@ -11,7 +11,6 @@ use crate::classes::ClassCounts;
 use crate::mixing::MixingMatrix;
 use crate::record::null_as_nan;
 use crate::topology::Schedule;
-use crate::topology::stl_fw::objective;
 
 /// H = (1/n) Σᵢ E‖Σⱼ W[i, j]·gⱼ − ḡ‖² for noisy gradients gⱼ of nodes, in its two parts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -31,6 +30,13 @@ impl Heterogeneity {
         self.bias + self.variance
     }
 
+    /// `bias + λ · variance`: for the class proportions of nodes and noise of variance 1 what STL-FW
+    /// minimises.
+    #[must_use]
+    pub fn objective(&self, lambda: f64) -> f64 {
+        self.bias + lambda * self.variance
+    }
+
     /// For expected gradients `[n_nodes, width]`, each with noise of variance `noise` (the sum over
     /// its entries): `(1/n) Σᵢ ‖Σⱼ W[i, j]·gⱼ − ḡ‖²` and `(noise/n)·‖W − J‖²`.
     ///
@@ -44,7 +50,7 @@ impl Heterogeneity {
     ) -> Self {
         Self {
             bias: bias(mixing, gradients),
-            variance: noise * objective::variance(mixing),
+            variance: noise * distance_from_average(weights_of(mixing), mixing.n_nodes()),
         }
     }
 
@@ -55,10 +61,10 @@ impl Heterogeneity {
     /// If `classes` are not those of as many nodes.
     #[must_use]
     pub fn of_labels(mixing: &MixingMatrix, classes: &ClassCounts, noise: f64) -> Self {
-        Self {
-            bias: objective::bias(mixing, classes),
-            variance: noise * objective::variance(mixing),
-        }
+        assert_eq!(classes.n_nodes(), mixing.n_nodes(), "nodes with classes");
+        let nodes = 0..classes.n_nodes();
+        let rows: Vec<f64> = nodes.flat_map(|node| classes.proportions(node)).collect();
+        Self::of_gradients(mixing, &rows, noise)
     }
 
     /// The mean of [`Self::of_labels`] over the rounds of a schedule.
@@ -115,6 +121,23 @@ fn add<T: Copy + Into<f64>>(to: &mut [f64], weight: f64, row: &[T]) {
     }
 }
 
+fn weights_of(mixing: &MixingMatrix) -> impl Iterator<Item = f64> + '_ {
+    mixing.entries().map(|(_, _, weight)| weight)
+}
+
+/// `(1/n)·‖W − J‖²` in the Frobenius norm, given the entries of W that are not zero; the others differ
+/// from J by 1/n each. Summed as squares of `w − 1/n`: the shorter `‖W‖² − 1` is the same number, but
+/// cancels where W is near J.
+pub(crate) fn distance_from_average(weights: impl Iterator<Item = f64>, n_nodes: usize) -> f64 {
+    let n = n_nodes as f64;
+    let (mut sum, mut n_weights) = (0.0, 0.0);
+    for weight in weights {
+        sum += (weight - 1.0 / n).powi(2);
+        n_weights += 1.0;
+    }
+    (sum + (n * n - n_weights) / (n * n)) / n
+}
+
 #[cfg(test)]
 mod tests {
     use rand::RngExt;
@@ -146,6 +169,20 @@ mod tests {
         let ten = Heterogeneity::of_labels(&ten, &classes, 1.0);
         assert!(ten.bias.abs() < 1e-12 && (ten.variance - 0.09).abs() < 1e-12);
         Ok(())
+    }
+
+    #[test]
+    fn terms_of_a_matrix_worked_out_by_hand() {
+        // Nodes 0 and 1 average, node 2 stays alone; classes (1, 0), (0, 1), (½, ½).
+        let half = vec![(0, 0.5), (1, 0.5)];
+        let mixing = MixingMatrix::new(vec![half.clone(), half, vec![(2, 1.0)]]);
+        let mixing = mixing.expect("doubly stochastic");
+        let classes = ClassCounts::new(2, vec![4, 0, 0, 4, 2, 2]);
+        let found = Heterogeneity::of_labels(&mixing, &classes, 1.0);
+        assert!(found.bias.abs() < 1e-15);
+        // ‖W‖² − 1 = 4 · ¼ + 1 − 1.
+        assert!((found.variance - 1.0 / 3.0).abs() < 1e-15);
+        assert!((found.objective(0.3) - 0.1).abs() < 1e-15);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! How far the classes of nodes, neighbourhoods and cliques are from those of all nodes.
 
+use serde::Serialize;
+
 use crate::classes::ClassCounts;
 use crate::mixing::MixingMatrix;
-use crate::topology::Clique;
 use crate::topology::d_cliques::skew;
+use crate::topology::{Clique, Schedule};
 
 /// The skew `Σₗ |p(l) − p_all(l)|`, 0 to 2, of several groups of nodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct LabelSkew {
     /// Over the groups.
     pub mean: f64,
@@ -46,6 +48,21 @@ impl LabelSkew {
         Self::of(classes, seen)
     }
 
+    /// Of the neighbourhoods of every round of a schedule: the mean over rounds, and the worst of any.
+    ///
+    /// # Panics
+    /// If `classes` are not those of as many nodes.
+    #[must_use]
+    pub fn of_schedule(schedule: &Schedule, classes: &ClassCounts) -> Self {
+        let rounds = schedule.rounds.iter();
+        let mut skew = Self::default();
+        for of_round in rounds.map(|mixing| Self::of_neighbourhoods(mixing, classes)) {
+            skew.mean += of_round.mean / schedule.rounds.len() as f64;
+            skew.max = skew.max.max(of_round.max);
+        }
+        skew
+    }
+
     /// Of cliques, each with the examples of its nodes together.
     ///
     /// # Panics
@@ -73,7 +90,30 @@ impl LabelSkew {
 mod tests {
     use super::*;
     use crate::topology::testing::connect;
-    use crate::topology::{Complete, Ring, TopologyError};
+    use crate::topology::{BaseGraph, Complete, Ring, TopologyError};
+
+    // One class of K on each node: 1 − 1/K too much of it, (K − 1)/K too little of the others.
+    #[test]
+    fn one_class_a_node_is_the_most_skewed() {
+        let identity = (0..100).map(|i| if i % 11 == 0 { 7 } else { 0 }).collect();
+        let skew = LabelSkew::of_nodes(&ClassCounts::new(10, identity));
+        assert!((skew.mean - 1.8).abs() < 1e-12 && (skew.max - 1.8).abs() < 1e-12);
+        let none = LabelSkew::of_nodes(&ClassCounts::new(10, Vec::new()));
+        assert_eq!(none, LabelSkew::default());
+    }
+
+    #[test]
+    fn schedules_have_the_mean_of_their_rounds_and_the_worst_of_any() -> Result<(), TopologyError> {
+        let classes = ClassCounts::new(2, vec![4, 0, 2, 2, 0, 4, 0, 4, 1, 3]);
+        let schedule = connect(&BaseGraph { k: 1 }, 5)?;
+        let of_round = |mixing| LabelSkew::of_neighbourhoods(mixing, &classes);
+        let rounds: Vec<LabelSkew> = schedule.rounds.iter().map(of_round).collect();
+        let mean = rounds.iter().map(|skew| skew.mean).sum::<f64>() / rounds.len() as f64;
+        let max = rounds.iter().map(|skew| skew.max).fold(0.0, f64::max);
+        let got = LabelSkew::of_schedule(&schedule, &classes);
+        assert!((got.mean - mean).abs() < 1e-12 && got.max == max);
+        Ok(())
+    }
 
     #[test]
     fn groups_are_compared_with_all() -> Result<(), TopologyError> {

@@ -14,6 +14,7 @@ mod spectrum;
 mod traffic;
 
 pub use heterogeneity::Heterogeneity;
+pub(crate) use heterogeneity::distance_from_average;
 pub use label_skew::LabelSkew;
 pub use links::Links;
 pub use spectrum::{Spectrum, is_symmetric, smallest_eigenvalue};

@@ -9,7 +9,7 @@
 //! - [`Dirichlet`]: classes in random proportions, more or less alike.
 //! - [`ByFile`]: as a file says.
 //!
-//! [`LabelSkew`] says how far nodes are from one another.
+//! [`crate::measures::LabelSkew`] says how far nodes are from one another.
 
 use std::fmt::Debug;
 
@@ -23,7 +23,6 @@ mod iid;
 mod one_class;
 mod parse;
 mod shards;
-mod skew;
 
 pub use by_file::ByFile;
 pub use dirichlet::{Dirichlet, Sizes};
@@ -32,7 +31,6 @@ pub use iid::Iid;
 pub use one_class::OneClass;
 pub use parse::parse;
 pub use shards::Shards;
-pub use skew::LabelSkew;
 
 /// The labels that are divided.
 #[derive(Clone, Copy, Debug)]

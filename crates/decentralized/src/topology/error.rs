@@ -1,7 +1,11 @@
 //! Why a topology could not be made.
 
+use std::path::PathBuf;
+
+use super::file::ScheduleFileError;
+
 /// Why a topology could not be made.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TopologyError {
     /// A parameter does not fit the number of nodes, or cannot be read.
@@ -57,6 +61,19 @@ pub enum TopologyError {
         n_nodes: usize,
         /// Of how many nodes the classes are known.
         n_rows: usize,
+    },
+    /// The file of a topology is not what it should be.
+    #[error(transparent)]
+    File(#[from] ScheduleFileError),
+    /// The file of a topology is one of another number of nodes.
+    #[error("{}: the topology has {found} nodes, expected {n_nodes}", path.display())]
+    FileNodes {
+        /// The file.
+        path: PathBuf,
+        /// How many nodes there are.
+        n_nodes: usize,
+        /// How many the file's topology has.
+        found: usize,
     },
     /// More links than memory should be spent on.
     #[error(

@@ -1,8 +1,9 @@
 //! Schedules as JSON files.
 //!
-//! `{"topology": NAME, "rounds": [ROUND, …], "cliques": [[NODE, …], …]}`, where a round is the rows
-//! of its mixing matrix, and a row the entries that are not zero, `[[NODE, WEIGHT], …]`. Weights
-//! are read back as they were, bit for bit.
+//! `{"topology": NAME, "rounds": [ROUND, …], "cliques": [[NODE, …], …], "classes": [[COUNT, …], …]}`,
+//! where a round is the rows of its mixing matrix, and a row the entries that are not zero, `[[NODE,
+//! WEIGHT], …]`. Weights are read back as they were, bit for bit. `cliques` may be left out, and so
+//! may `classes`: the examples of each class on each node that the topology was made for.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write};
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Clique, Schedule};
+use crate::classes::ClassCounts;
 use crate::mixing::{MixingError, MixingMatrix};
 
 /// A schedule with the name of its topology.
@@ -20,6 +22,8 @@ pub struct SavedSchedule {
     pub topology: String,
     /// The rounds and cliques.
     pub schedule: Schedule,
+    /// What the nodes hold that it was made for, if that is known.
+    pub classes: Option<ClassCounts>,
 }
 
 /// Why a schedule could not be read or written.
@@ -85,6 +89,28 @@ pub enum ScheduleFileError {
         /// How many nodes there are.
         n_nodes: usize,
     },
+    /// Class counts of another number of nodes.
+    #[error("{}: there are classes of {found} nodes, expected {expected}", path.display())]
+    ClassRows {
+        /// The file.
+        path: PathBuf,
+        /// How many nodes there are.
+        expected: usize,
+        /// Of how many nodes there are classes.
+        found: usize,
+    },
+    /// A node with another number of classes, or without any.
+    #[error("{}: node {node} has {found} classes, expected {expected}", path.display())]
+    Classes {
+        /// The file.
+        path: PathBuf,
+        /// The node.
+        node: usize,
+        /// How many classes it should have.
+        expected: String,
+        /// How many it has.
+        found: usize,
+    },
 }
 
 /// The file's form.
@@ -95,6 +121,8 @@ struct Form {
     rounds: Vec<Vec<Vec<(u32, f64)>>>,
     #[serde(default)]
     cliques: Vec<Clique>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    classes: Option<Vec<Vec<u32>>>,
 }
 
 /// Writes a schedule to `path`, whole or not at all.
@@ -153,6 +181,10 @@ impl Form {
             topology: saved.topology.clone(),
             rounds: saved.schedule.rounds.iter().map(rows).collect(),
             cliques: saved.schedule.cliques.clone(),
+            classes: saved.classes.as_ref().map(|classes| {
+                let nodes = 0..classes.n_nodes();
+                nodes.map(|node| classes.node(node).to_vec()).collect()
+            }),
         }
     }
 
@@ -196,12 +228,43 @@ impl Form {
                 n_nodes,
             });
         }
+        let classes = self.classes.map(|rows| classes(&rows, n_nodes, &path()));
         let cliques = self.cliques;
         Ok(SavedSchedule {
             topology: self.topology,
             schedule: Schedule { rounds, cliques },
+            classes: classes.transpose()?,
         })
     }
+}
+
+fn classes(
+    rows: &[Vec<u32>],
+    n_nodes: usize,
+    path: &Path,
+) -> Result<ClassCounts, ScheduleFileError> {
+    if rows.len() != n_nodes {
+        return Err(ScheduleFileError::ClassRows {
+            path: path.to_owned(),
+            expected: n_nodes,
+            found: rows.len(),
+        });
+    }
+    let n_classes = rows.first().map_or(0, Vec::len);
+    for (node, row) in rows.iter().enumerate() {
+        if row.len() != n_classes || n_classes == 0 {
+            return Err(ScheduleFileError::Classes {
+                path: path.to_owned(),
+                node,
+                expected: match node {
+                    0 => "at least 1".to_owned(),
+                    _ => n_classes.to_string(),
+                },
+                found: row.len(),
+            });
+        }
+    }
+    Ok(ClassCounts::new(n_classes, rows.concat()))
 }
 
 /// The first node of a clique that does not exist or is in a clique already.
@@ -241,8 +304,12 @@ mod tests {
                 let Ok(schedule) = connect(topology.as_ref(), n_nodes) else {
                     continue;
                 };
-                let topology = topology.name();
-                let saved = SavedSchedule { topology, schedule };
+                let counts = (0..3 * n_nodes as u32).map(|i| i * i % 7).collect();
+                let saved = SavedSchedule {
+                    topology: topology.name(),
+                    schedule,
+                    classes: (n_nodes > 7).then(|| ClassCounts::new(3, counts)),
+                };
                 write(&path, &saved)?;
                 assert_eq!(read(&path)?, saved, "{spec}, {n_nodes} nodes");
             }
@@ -259,8 +326,11 @@ mod tests {
             let row = |a, b| vec![(0, a), (1, b)];
             let rows = vec![row(weight, 1.0 - weight), row(1.0 - weight, weight)];
             let schedule = Schedule::fixed(MixingMatrix::new(rows)?);
-            let topology = String::new();
-            let saved = SavedSchedule { topology, schedule };
+            let saved = SavedSchedule {
+                topology: String::new(),
+                schedule,
+                classes: None,
+            };
             write(&path, &saved)?;
             assert_eq!(read(&path)?, saved);
         }
@@ -289,7 +359,7 @@ mod tests {
         check(
             r#"{"topology": "", "rounds": [], "round": 1}"#,
             "expected a topology as JSON, found unknown field `round`, expected one of `topology`, \
-             `rounds`, `cliques`",
+             `rounds`, `cliques`, `classes`",
         )?;
         check(
             r#"{"topology": "", "rounds": [[[[-1, 1.0]]]]}"#,
@@ -327,6 +397,18 @@ mod tests {
             r#"{"topology": "", "rounds": [[[[0, 1]]]], "cliques": [[0], [0]]}"#,
             "clique 1 names node 0 a second time or beyond the 1 nodes",
         )?;
+        check(
+            r#"{"topology": "", "rounds": [[[[0, 1]]]], "classes": [[1], [2]]}"#,
+            "there are classes of 2 nodes, expected 1",
+        )?;
+        check(
+            r#"{"topology": "", "rounds": [[[[0, 1]]]], "classes": [[]]}"#,
+            "node 0 has 0 classes, expected at least 1",
+        )?;
+        check(
+            r#"{"topology": "", "rounds": [[[[0, 1]], [[1, 1]]]], "classes": [[1, 2], [3]]}"#,
+            "node 1 has 1 classes, expected 2",
+        )?;
         let nested = "[".repeat(100_000);
         let error = "expected a topology as JSON, found invalid type: sequence, expected a string";
         check(&format!(r#"{{"topology": {nested}"#), error)
@@ -340,11 +422,14 @@ mod tests {
                 .to_string()
                 .starts_with("/nowhere/topology.json: No such file")
         );
-        let topology = String::new();
-        let rounds = Vec::new();
-        let cliques = Vec::new();
-        let schedule = Schedule { rounds, cliques };
-        let saved = SavedSchedule { topology, schedule };
+        let saved = SavedSchedule {
+            topology: String::new(),
+            schedule: Schedule {
+                rounds: Vec::new(),
+                cliques: Vec::new(),
+            },
+            classes: None,
+        };
         let error = write(Path::new("/nowhere/topology.json"), &saved).expect_err("no such folder");
         assert!(
             error

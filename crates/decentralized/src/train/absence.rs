@@ -73,6 +73,17 @@ impl Absence {
         !self.is_cut_off[a] && !self.is_cut_off[b]
     }
 
+    /// Links of a round that carry nothing, because one of their ends is cut off.
+    pub(super) fn n_lost(&self, weights: &[Vec<(u32, f64)>]) -> u64 {
+        let rows = weights.iter().enumerate();
+        let lost = rows.map(|(node, row)| {
+            let others = row.iter().map(|&(col, _)| col as usize);
+            let lost = others.filter(|&col| col != node && !self.connects(node, col));
+            lost.count() as u64
+        });
+        lost.sum()
+    }
+
     /// A row of the mixing matrix without the edges that carry nothing.
     pub(super) fn row(&self, node: usize, row: &[(u32, f64)]) -> Vec<(u32, f64)> {
         let is_kept = |col: u32| col as usize == node || self.connects(node, col as usize);

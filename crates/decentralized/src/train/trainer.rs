@@ -13,6 +13,7 @@ use super::transport::{Transport, deal};
 use super::{Result, TrainError};
 use crate::batches::Batches;
 use crate::data::Dataset;
+use crate::measures::n_messages;
 use crate::model::Model;
 use crate::partition::Partition;
 use crate::seed;
@@ -40,6 +41,7 @@ pub struct Trainer<'a> {
     pub(super) clique_mixer: Option<CliqueMixer>,
     pub(super) gradients: Gradients,
     pub(super) state: State,
+    n_links: Links,
     messages: u64,
     /// Sum over rounds.
     absence_bias: f64,
@@ -58,6 +60,14 @@ pub(super) struct Run<'a> {
     /// Who misses the round, if anybody ever does.
     pub(super) absence: Option<Absence>,
     pub(super) round: u64,
+}
+
+/// How many rows nodes send to one another in a round if nobody is absent.
+struct Links {
+    /// Of models, by round of the schedule.
+    models: Vec<u64>,
+    /// Of gradients within cliques.
+    gradients: u64,
 }
 
 /// Averages gradients over cliques.
@@ -131,6 +141,7 @@ impl<'a> Trainer<'a> {
                 nodes,
                 weights,
             },
+            n_links: Links::of(schedule),
             messages: 0,
             absence_bias: 0.0,
             evaluated: 0,
@@ -229,11 +240,13 @@ impl<'a> Trainer<'a> {
     }
 
     fn count_messages(&mut self) {
-        let weights = &self.run.weights[self.run.round as usize % self.run.weights.len()];
+        let round = self.run.round as usize % self.run.weights.len();
+        let weights = &self.run.weights[round];
         let absence = self.run.absence.as_ref();
-        let n_models = n_messages(weights, absence);
+        let n_lost = |weights| absence.map_or(0, |absence| absence.n_lost(weights));
+        let n_models = self.n_links.models[round] - n_lost(weights);
         let n_gradients = match (&self.clique_mixer, self.settings.method) {
-            (Some(cliques), _) => n_messages(&cliques.weights[0], absence),
+            (Some(cliques), _) => self.n_links.gradients - n_lost(&cliques.weights[0]),
             // The first round has nothing to track yet.
             (None, Method::GradientTracking) if self.run.round > 0 => n_models,
             _ => 0,
@@ -268,6 +281,17 @@ impl Run<'_> {
     /// Whether a node computes nothing in this round.
     pub(super) fn has_left(&self, node: usize) -> bool {
         (self.absence.as_ref()).is_some_and(|absence| absence.has_left(node))
+    }
+}
+
+impl Links {
+    fn of(schedule: &Schedule) -> Self {
+        let rounds = 0..schedule.rounds.len();
+        let models = rounds.map(|round| n_messages(schedule, round, false));
+        Self {
+            gradients: n_messages(schedule, 0, true) - n_messages(schedule, 0, false),
+            models: models.collect(),
+        }
     }
 }
 
@@ -319,19 +343,6 @@ impl State {
             ("losses", &mut self.losses),
         ]
     }
-}
-
-/// Edges that carry a row in a round.
-fn n_messages(weights: &Weights, absence: Option<&Absence>) -> u64 {
-    let is_sent = |node: usize, col: usize| {
-        col != node && absence.is_none_or(|absence| absence.connects(node, col))
-    };
-    let rows = weights.iter().enumerate();
-    rows.map(|(node, row)| {
-        let sent = row.iter().filter(|(col, _)| is_sent(node, *col as usize));
-        sent.count() as u64
-    })
-    .sum()
 }
 
 /// Each node's mean over itself and those of its clique to whom it has an edge.

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Command;
 use toml::Value;
 
@@ -17,7 +17,10 @@ use toml::Value;
 pub fn with_defaults(command: Command, path: &Path) -> Result<Command> {
     let name = path.display();
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
-    let table: toml::Table = text.parse().with_context(|| format!("{name} is no TOML"))?;
+    let table: toml::Table = text.parse().map_err(|error| {
+        let line = line_of(&error, &text);
+        anyhow!("{name}, line {line} is no TOML: {}", error.message())
+    })?;
     let mut command = command;
     for (key, value) in table {
         let Some(id) = flag(&command, &key) else {
@@ -38,6 +41,13 @@ pub fn with_defaults(command: Command, path: &Path) -> Result<Command> {
         command = command.mut_arg(id, |arg| arg.default_values(values));
     }
     Ok(command)
+}
+
+/// Where a file is wrong, from 1.
+fn line_of(error: &toml::de::Error, text: &str) -> usize {
+    let start = error.span().map_or(0, |span| span.start);
+    let before = text.get(..start).unwrap_or(text);
+    1 + before.matches('\n').count()
 }
 
 /// The id of the flag that a key names.

@@ -115,6 +115,7 @@ impl Folder {
         let saved = SavedSchedule {
             topology: network.topology.clone(),
             schedule: network.schedule.clone(),
+            classes: Some(network.classes.clone()),
         };
         Ok(file::write(&self.0.join("topology.json"), &saved)?)
     }

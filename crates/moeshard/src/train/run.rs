@@ -19,8 +19,8 @@ use super::task::LoadedTask;
 use crate::progress::{Progress, Unit};
 
 /// Streams of the seed for partition and topology, beyond those of nodes and rounds.
-const PARTITION_STREAM: u64 = 1 << 60;
-const TOPOLOGY_STREAM: u64 = PARTITION_STREAM + 1;
+pub(crate) const PARTITION_STREAM: u64 = 1 << 60;
+pub(crate) const TOPOLOGY_STREAM: u64 = PARTITION_STREAM + 1;
 
 /// Nodes with their data, and how they are connected.
 #[derive(Debug)]

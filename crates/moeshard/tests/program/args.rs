@@ -1,6 +1,6 @@
 //! Arguments that cannot be used die in one sentence, before anything is loaded.
 
-use clap::{FromArgMatches, Parser};
+use clap::{Command, FromArgMatches, Parser};
 use moeshard::arg_error::ArgError;
 use moeshard::cli::{Action, Cli};
 use moeshard::serve::{ServeArgs, ServeConfig};
@@ -175,18 +175,23 @@ fn names_of_text_embeddings_inference_are_understood() {
 #[test]
 fn every_flag_has_a_variable() {
     let command = moeshard::cli::command(&|_| false);
-    for action in command
-        .get_subcommands()
-        .filter(|action| action.get_name() != "help")
-    {
-        for arg in action.get_arguments().filter(|arg| arg.get_id() != "help") {
-            let variable = arg
-                .get_env()
-                .map(|name| name.to_string_lossy().into_owned());
-            let expect = format!("MOESHARD_{}", arg.get_id().as_str().to_ascii_uppercase());
-            assert_eq!(variable, Some(expect), "{}", action.get_name());
-        }
+    command.get_subcommands().for_each(flags_have_variables);
+}
+
+/// Also those of the commands inside.
+fn flags_have_variables(action: &Command) {
+    if action.get_name() == "help" {
+        return;
     }
+    let flags = action.get_arguments().filter(|arg| !arg.is_positional());
+    for arg in flags.filter(|arg| arg.get_id() != "help") {
+        let variable = arg
+            .get_env()
+            .map(|name| name.to_string_lossy().into_owned());
+        let expect = format!("MOESHARD_{}", arg.get_id().as_str().to_ascii_uppercase());
+        assert_eq!(variable, Some(expect), "{}", action.get_name());
+    }
+    action.get_subcommands().for_each(flags_have_variables);
 }
 
 #[test]

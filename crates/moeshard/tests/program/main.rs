@@ -1,5 +1,5 @@
-//! The program from outside: its arguments, the hub, bulk files, benches, training, and the
-//! server as a process.
+//! The program from outside: its arguments, the hub, bulk files, benches, topologies,
+//! training, and the server as a process.
 
 mod args;
 mod bench;
@@ -9,4 +9,5 @@ mod hub;
 mod mnist;
 mod server;
 mod support;
+mod topology;
 mod train;

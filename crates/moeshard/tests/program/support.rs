@@ -65,6 +65,7 @@ pub(crate) fn said(output: &Output) -> String {
 }
 
 /// Runs the program, which must fail; the last line it says must contain `expect`.
+#[track_caller]
 pub(crate) fn fails(args: &[&str], expect: &str) {
     let output = run(args);
     let said = said(&output);
@@ -78,6 +79,7 @@ pub(crate) fn fails(args: &[&str], expect: &str) {
 }
 
 /// Runs the program, which must go well.
+#[track_caller]
 pub(crate) fn succeeds(args: &[&str]) -> Output {
     let output = run(args);
     assert!(output.status.success(), "{args:?}: {}", said(&output));

@@ -1,8 +1,7 @@
 //! W while it is learned: a convex combination of the identity and of one permutation an iteration.
 
-use super::objective::{
-    Heterogeneity, Proportions, bias_of_mixed, squared_distance, variance_of_weights,
-};
+use super::objective::{Proportions, bias_of_mixed, squared_distance};
+use crate::measures::{Heterogeneity, distance_from_average};
 use crate::mixing::MixingMatrix;
 
 /// W and WΠ. Rounding does not build up: a step scales what is there by `1 − γ ≤ 1`, errors
@@ -30,7 +29,7 @@ impl Iterate {
         let weights = self.rows.iter().flatten().map(|&(_, weight)| weight);
         Heterogeneity {
             bias: bias_of_mixed(&self.mixed, &pi.mean),
-            variance: variance_of_weights(weights, self.rows.len()),
+            variance: distance_from_average(weights, self.rows.len()),
         }
     }
 

@@ -6,7 +6,7 @@
 //! communication.
 //!
 //! In reading order:
-//! - [`objective`]: what is minimised.
+//! - `objective`: what is minimised.
 //! - `iterate`: W and the exact step.
 //! - `oracle`: which permutation to move towards, an assignment problem.
 //! - `pairing`: a permutation made its own inverse, for undirected graphs.
@@ -17,7 +17,7 @@ use crate::seed::Rng;
 use crate::topology::{Nodes, Schedule, Topology, TopologyError};
 
 mod iterate;
-pub mod objective;
+mod objective;
 mod oracle;
 mod pairing;
 mod trace;
@@ -103,10 +103,24 @@ impl StlFw {
     /// # Errors
     /// If `nodes` have no classes, or a parameter is out of range.
     pub fn learn(&self, nodes: &Nodes<'_>, rng: &mut Rng) -> Result<Learned, TopologyError> {
+        self.learn_watched(nodes, rng, |_| ())
+    }
+
+    /// The same; `on_iteration` is told of every iteration of the trace when it is there.
+    ///
+    /// # Errors
+    /// As [`Self::learn`].
+    pub fn learn_watched(
+        &self,
+        nodes: &Nodes<'_>,
+        rng: &mut Rng,
+        mut on_iteration: impl FnMut(&Iteration),
+    ) -> Result<Learned, TopologyError> {
         let classes = self.check(nodes)?;
         let lambda = self.lambda(classes.n_classes())?;
         let pi = Proportions::of(classes);
-        let tries = (0..self.n_tries(&pi)).map(|_| self.frank_wolfe(&pi, lambda, rng));
+        let tries =
+            (0..self.n_tries(&pi)).map(|_| self.frank_wolfe(&pi, lambda, rng, &mut on_iteration));
         let best = tries.min_by(|a, b| last_objective(&a.1).total_cmp(&last_objective(&b.1)));
         let (iterate, trace) = best.expect("at least one try");
         Ok(Learned {
@@ -121,9 +135,11 @@ impl StlFw {
         pi: &Proportions,
         lambda: f64,
         rng: &mut Rng,
+        on_iteration: &mut impl FnMut(&Iteration),
     ) -> (Iterate, Vec<Iteration>) {
         let mut iterate = Iterate::identity(pi);
         let mut trace = vec![iteration(&iterate, pi, lambda, 0.0)];
+        on_iteration(&trace[0]);
         for _ in 0..MAX_ITERATIONS_PER_DEGREE * self.d_max {
             let to = self.permutation(&iterate, pi, lambda, rng);
             let gamma = iterate.exact_step(&to, pi, lambda);
@@ -137,6 +153,7 @@ impl StlFw {
                 break;
             }
             iterate = next;
+            on_iteration(&reached);
             trace.push(reached);
         }
         (iterate, trace)
@@ -179,6 +196,7 @@ impl StlFw {
             let expected = format!("at least 1 and less than the {n_nodes} nodes");
             return Err(self.parameter("d", expected, &self.d_max));
         }
+        nodes.check(topology, self.d_max)?;
         Ok(classes)
     }
 
@@ -196,7 +214,7 @@ impl StlFw {
                 noise,
             } => {
                 check(
-                    "class_distance",
+                    "class-distance",
                     class_distance,
                     class_distance > 0.0,
                     "positive",
@@ -240,7 +258,7 @@ impl Topology for StlFw {
             Lambda::Derived {
                 class_distance,
                 noise,
-            } => format!(",class_distance={class_distance},noise={noise}"),
+            } => format!(",class-distance={class_distance},noise={noise}"),
         };
         format!("{}:d={}{lambda}", self.stem(), self.d_max)
     }

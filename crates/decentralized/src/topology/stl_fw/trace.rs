@@ -1,6 +1,8 @@
 //! What learning a topology went through.
 
-use super::objective::Heterogeneity;
+use serde::Serialize;
+
+use crate::measures::Heterogeneity;
 use crate::mixing::MixingMatrix;
 
 /// A learned mixing matrix and how it came about.
@@ -15,11 +17,11 @@ pub struct Learned {
 }
 
 /// The state after an iteration.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Iteration {
     /// `g(W) = bias + λ · variance`.
     pub objective: f64,
-    /// Its two terms.
+    /// Its two terms, the noise being 1.
     pub heterogeneity: Heterogeneity,
     /// The step γ that led here; 0 for the identity.
     pub gamma: f64,

@@ -1,12 +1,18 @@
 //! Topologies as text, `name:parameter=value,…`: what a command line or a config says.
+//!
+//! - `rules`: what there is.
+//! - `parameters`: what is said of one.
 
-use std::str::FromStr;
+use std::path::Path;
 
-use super::stl_fw::Lambda;
-use super::{
-    BaseGraph, Complete, DCliques, ErdosRenyi, Exponential, Grid, InterClique, OnePeerExponential,
-    RandomRegular, Ring, SmallWorld, StlFw, Topology, TopologyError, Torus, WattsStrogatz,
-};
+use super::{Topology, TopologyError};
+
+mod parameters;
+mod rules;
+
+use parameters::Parameters;
+use rules::{Build, RULES};
+pub use rules::{Parameter, Rule};
 
 /// The topology that `spec` names, such as `ring` or `d-cliques:size=10,inter=ring`. What
 /// [`Topology::name`] gives is understood, and makes an equal topology.
@@ -23,201 +29,21 @@ pub fn parse(spec: &str) -> Result<Box<dyn Topology>, TopologyError> {
         name: name.to_owned(),
         known: listed(RULES.iter().map(|rule| rule.name)),
     })?;
-    (rule.build)(&Parameters::read(rule, parameters)?)
-}
-
-/// The topologies that [`parse`] knows, each with its parameters.
-pub fn known() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
-    RULES.iter().map(|rule| (rule.name, rule.parameters))
-}
-
-/// A topology that can be named.
-struct Rule {
-    name: &'static str,
-    parameters: &'static [&'static str],
-    build: fn(&Parameters<'_>) -> Built,
-}
-
-type Built = Result<Box<dyn Topology>, TopologyError>;
-
-/// Every topology, in the order in which errors list them.
-const RULES: &[Rule] = &[
-    rule("complete", &[], |_| built(Complete)),
-    rule("ring", &[], |_| built(Ring)),
-    rule("grid", &[], |_| built(Grid)),
-    rule("torus", &[], |_| built(Torus)),
-    rule("random", &["d"], random_regular),
-    rule("erdos-renyi", &["p"], erdos_renyi),
-    rule("exponential", &[], |_| built(Exponential)),
-    rule("one-peer-exponential", &[], |_| built(OnePeerExponential)),
-    rule("base", &["k"], base),
-    rule("small-world", &["k"], small_world),
-    rule("watts-strogatz", &["d", "p"], watts_strogatz),
-    rule(
-        "d-cliques",
-        &["size", "inter", "steps", "removed-edges"],
-        d_cliques,
-    ),
-    rule("stl-fw", LEARNED, |given| stl_fw(given, false)),
-    rule("stl-fw-undirected", LEARNED, |given| stl_fw(given, true)),
-];
-
-const LEARNED: &[&str] = &["d", "lambda", "class_distance", "noise"];
-
-const fn rule(
-    name: &'static str,
-    parameters: &'static [&'static str],
-    build: fn(&Parameters<'_>) -> Built,
-) -> Rule {
-    Rule {
-        name,
-        parameters,
-        build,
-    }
-}
-
-fn built(topology: impl Topology + 'static) -> Built {
-    Ok(Box::new(topology))
-}
-
-fn random_regular(given: &Parameters<'_>) -> Built {
-    let degree = given.required("d", WHOLE)?;
-    built(RandomRegular { degree })
-}
-
-fn erdos_renyi(given: &Parameters<'_>) -> Built {
-    let p = given.required("p", PROBABILITY)?;
-    built(ErdosRenyi { p })
-}
-
-fn base(given: &Parameters<'_>) -> Built {
-    let k = given.optional("k", WHOLE)?.unwrap_or(1);
-    built(BaseGraph { k })
-}
-
-fn small_world(given: &Parameters<'_>) -> Built {
-    // As many as D-Cliques take of cliques.
-    let k = given.optional("k", WHOLE)?.unwrap_or(2);
-    built(SmallWorld { k })
-}
-
-fn watts_strogatz(given: &Parameters<'_>) -> Built {
-    let degree = given.required("d", WHOLE)?;
-    let p = given.required("p", PROBABILITY)?;
-    built(WattsStrogatz { degree, p })
-}
-
-fn d_cliques(given: &Parameters<'_>) -> Built {
-    let names = listed(InterClique::ALL);
-    let inter = given.optional("inter", &format!("one of {names}"))?;
-    built(DCliques {
-        size: given.optional("size", WHOLE)?.unwrap_or(10),
-        inter: inter.unwrap_or(InterClique::FullyConnected),
-        steps: given.optional("steps", WHOLE)?,
-        removed_edges: given.optional("removed-edges", WHOLE)?.unwrap_or(0),
-    })
-}
-
-fn stl_fw(given: &Parameters<'_>, is_undirected: bool) -> Built {
-    let mut topology = StlFw::new(given.required("d", WHOLE)?);
-    topology.is_undirected = is_undirected;
-    let parts = ["class_distance", "noise"];
-    let part = parts.into_iter().find(|part| given.text(part).is_some());
-    match (given.optional("lambda", NUMBER)?, part) {
-        (None, None) => {}
-        (Some(lambda), None) => topology.lambda = Lambda::Given(lambda),
-        (None, Some(_)) => {
-            topology.lambda = Lambda::Derived {
-                class_distance: given.required("class_distance", NUMBER)?,
-                noise: given.required("noise", NUMBER)?,
-            };
-        }
-        (Some(_), Some(part)) => return Err(given.error(part, "either", "given beside lambda")),
-    }
-    built(topology)
-}
-
-const WHOLE: &str = "a whole number";
-
-const NUMBER: &str = "a number";
-
-const PROBABILITY: &str = "a probability from 0 to 1";
-
-/// What was given for the parameters of a rule.
-struct Parameters<'a> {
-    topology: &'static str,
-    /// Each at most once.
-    given: Vec<(&'static str, &'a str)>,
-}
-
-impl<'a> Parameters<'a> {
-    /// Reads `name=value,…`.
-    fn read(rule: &Rule, text: &'a str) -> Result<Self, TopologyError> {
-        let mut parameters = Self {
+    match rule.build {
+        Build::Parameters(build) => build(&Parameters::read(rule, parameters)?),
+        Build::Path(build) if !parameters.is_empty() => build(Path::new(parameters)),
+        Build::Path(_) => Err(TopologyError::Parameter {
             topology: rule.name,
-            given: Vec::new(),
-        };
-        for pair in text
-            .split(',')
-            .map(str::trim)
-            .filter(|pair| !pair.is_empty())
-        {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let known = rule.parameters.iter().find(|known| **known == name.trim());
-            let name = *known.ok_or_else(|| TopologyError::UnknownParameter {
-                topology: rule.name,
-                parameter: name.trim().to_owned(),
-                known: listed(rule.parameters),
-            })?;
-            if parameters.text(name).is_some() {
-                return Err(parameters.error(name, "one value", "given twice"));
-            }
-            parameters.given.push((name, value.trim()));
-        }
-        Ok(parameters)
-    }
-
-    fn text(&self, name: &str) -> Option<&'a str> {
-        let given = self.given.iter().find(|(other, _)| *other == name);
-        given.map(|&(_, value)| value)
-    }
-
-    fn optional<T: FromStr>(
-        &self,
-        name: &'static str,
-        expected: &str,
-    ) -> Result<Option<T>, TopologyError> {
-        let read = |text: &str| {
-            let value = text.parse::<T>();
-            value.map_err(|_| self.error(name, expected, &format!("`{text}`")))
-        };
-        self.text(name).map(read).transpose()
-    }
-
-    fn required<T: FromStr>(&self, name: &'static str, expected: &str) -> Result<T, TopologyError> {
-        let value = self.optional(name, expected)?;
-        value.ok_or_else(|| self.error(name, expected, "missing"))
-    }
-
-    fn error(&self, parameter: &'static str, expected: &str, got: &str) -> TopologyError {
-        TopologyError::Parameter {
-            topology: self.topology,
-            parameter,
-            expected: expected.to_owned(),
-            got: got.to_owned(),
-        }
+            parameter: rule.parameters[0].name,
+            expected: format!("{}:{}", rule.name, rule.parameters[0].name),
+            got: "missing".to_owned(),
+        }),
     }
 }
 
-impl FromStr for InterClique {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let named = Self::ALL
-            .into_iter()
-            .find(|inter| inter.to_string() == text);
-        named.ok_or(())
-    }
+/// The topologies that [`parse`] knows.
+pub fn known() -> impl Iterator<Item = &'static Rule> {
+    RULES.iter()
 }
 
 /// `a, b, c`, or `none`.
@@ -253,7 +79,7 @@ mod tests {
         "d-cliques:size=5,inter=small-world,steps=10,removed-edges=3",
         "d-cliques:size=10,inter=full",
         "stl-fw:d=4",
-        "stl-fw:d=4,class_distance=2,noise=0.5",
+        "stl-fw:d=4,class-distance=2,noise=0.5",
         "stl-fw-undirected:d=4,lambda=0.3",
     ];
 
@@ -263,8 +89,9 @@ mod tests {
             assert_eq!(parse(spec)?.name(), spec);
         }
         let tested = SPECS.map(|spec| spec.split(':').next().unwrap_or(spec));
-        for (name, _) in known() {
-            assert!(tested.contains(&name), "{name} has no test");
+        // Files have tests of their own.
+        for rule in known().filter(|rule| rule.name != "file") {
+            assert!(tested.contains(&rule.name), "{} has no test", rule.name);
         }
         Ok(())
     }
@@ -295,7 +122,12 @@ mod tests {
             "rings",
             "there is no topology `rings`, expected one of complete, ring, grid, torus, random, \
              erdos-renyi, exponential, one-peer-exponential, base, small-world, watts-strogatz, \
-             d-cliques, stl-fw, stl-fw-undirected",
+             d-cliques, stl-fw, stl-fw-undirected, file",
+        );
+        check("file:", "file: PATH is missing, expected file:PATH");
+        check(
+            "stl-fw:d=4,class-distance=1",
+            "stl-fw: noise is missing, expected a number",
         );
         check(
             "ring:d=3",
@@ -322,7 +154,7 @@ mod tests {
         );
         check(
             "stl-fw:d=4,noise=1",
-            "stl-fw: class_distance is missing, expected a number",
+            "stl-fw: class-distance is missing, expected a number",
         );
         check(
             "d-cliques:inter=line",
@@ -370,7 +202,7 @@ mod tests {
             let are_symmetric = rounds.iter().all(is_symmetric);
             assert!(are_symmetric || is_directed, "{spec}, {n_nodes} nodes");
             let links = Links::of(&schedule);
-            let may_fall_apart = ["erdos", "watts", "removed"];
+            let may_fall_apart = ["erdos", "watts", "removed", "stl-fw"];
             let is_whole = links.n_components == 1;
             assert!(is_whole || may_fall_apart.iter().any(|word| spec.contains(word)));
             assert_eq!(links.n_components, links.n_strong_components);

@@ -188,7 +188,10 @@ fn what_cannot_be_trained_is_refused_in_a_sentence() {
         "random:d=1 falls into 4 components",
     );
     check(&["--partition", "shards:k=0"], "k is 0");
-    check(&["--partition", "shards:k=1000"], "8000");
+    check(
+        &["--partition", "shards:k=1000"],
+        "k is 1000, expected 1 to 75",
+    );
     check(&["--partition", "halves"], "halves");
     check(&["--task", "mist"], "--task must be");
     check(&["--classifier", "forest"], "--classifier must be");
@@ -239,7 +242,11 @@ fn files_of_data_that_are_broken_are_named() {
         |bytes| bytes.truncate(5000),
         "cut short: expected 470416 bytes, found 5000",
     );
-    broken("train-images-idx3-ubyte", |bytes| bytes[3] = 9, "magic");
+    broken(
+        "train-images-idx3-ubyte",
+        |bytes| bytes[3] = 9,
+        "expected IDX images beginning with 0x00000803, found 0x00000809",
+    );
     broken("train-labels-idx1-ubyte", |bytes| bytes[100] = 10, "10");
     broken(
         "train-labels-idx1-ubyte",

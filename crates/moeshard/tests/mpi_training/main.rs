@@ -28,7 +28,7 @@ const METHODS: [&[&str]; 3] = [
     ],
     &[
         "--topology",
-        "random:d=3",
+        "random:d=4",
         "--straggle",
         "0.2",
         "--leave",

@@ -18,7 +18,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Reproduce a table of the reference figures instead: a, b, c, d, e or cifar10
+    /// Reproduce a table of the reference figures instead: a, b, c, d or e
     #[arg(long, value_name = "TABLE")]
     pub repro: Option<String>,
 

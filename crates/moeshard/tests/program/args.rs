@@ -174,7 +174,9 @@ fn names_of_text_embeddings_inference_are_understood() {
 
 #[test]
 fn every_flag_has_a_variable() {
-    let command = moeshard::cli::command(&|_| false);
+    // Those that are set here, as they are when data is at hand, are set and fit.
+    let is_set = |name: &str| name.starts_with("MOESHARD_") && std::env::var_os(name).is_some();
+    let command = moeshard::cli::command(&is_set);
     command.get_subcommands().for_each(flags_have_variables);
 }
 

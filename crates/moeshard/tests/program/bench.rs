@@ -27,7 +27,6 @@ fn the_built_in_model_is_benched_as_json() {
             .collect();
         for expect in [
             "embed",
-            "norm",
             "linear ",
             "attention",
             "route ",

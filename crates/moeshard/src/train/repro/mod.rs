@@ -25,7 +25,7 @@ pub fn run(table: &str, args: &TrainArgs) -> Result<()> {
             Some(table) => training::run(&mut out, table, args),
             None => Err(ArgError::Unknown {
                 flag: "--repro",
-                expected: "a, b, c, d, e or cifar10",
+                expected: "a, b, c, d or e",
                 found: name.to_owned(),
             })?,
         },

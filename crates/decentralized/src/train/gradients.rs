@@ -1,6 +1,6 @@
 //! What each node computes on its own.
 
-use moeshard_tensor::linalg::{self, Threads};
+use moeshard_tensor::linalg::{self, Threads, gather_rows};
 
 use super::trainer::{Run, Task};
 use crate::batches::Batches;
@@ -137,12 +137,13 @@ impl Worker {
     ) -> (f32, &[f32]) {
         let n_features = task.model.n_features();
         let features = self.features.room(examples.len() * n_features);
+        gather_rows(&task.train.features, n_features, examples, features)
+            .expect("a partition names examples of the data");
         self.labels.clear();
-        for (row, &example) in features.chunks_exact_mut(n_features).zip(examples) {
-            let example = example as usize;
-            row.copy_from_slice(&task.train.features[example * n_features..][..n_features]);
-            self.labels.push(task.train.labels[example]);
-        }
+        let labels = examples
+            .iter()
+            .map(|&example| task.train.labels[example as usize]);
+        self.labels.extend(labels);
         let batch = Batch {
             features,
             labels: &self.labels,

@@ -21,21 +21,20 @@ impl Trainer<'_> {
         let State {
             models, direction, ..
         } = &mut self.state;
-        let matrices = [models, direction, self.mixer.local_mut()];
-        let loss =
-            self.gradients
-                .of_batches(&self.run, matrices, |gradient, [model, velocity, send]| {
-                    let Some(gradient) = gradient else {
-                        return send.copy_from_slice(model);
-                    };
-                    match velocity.is_empty() {
-                        true => step(model, eta, gradient, send),
-                        false => {
-                            accelerate(velocity, momentum, gradient);
-                            step(model, eta, velocity, send);
-                        }
-                    }
-                });
+        let matrices = [models.as_mut_slice(), direction];
+        let loss = (self.gradients).of_batches(&self.run, matrices, |gradient, rows| {
+            let (Some(gradient), [model, velocity]) = (gradient, rows) else {
+                return;
+            };
+            match velocity.is_empty() {
+                true => step_in_place(model, eta, gradient),
+                false => {
+                    accelerate(velocity, momentum, gradient);
+                    step_in_place(model, eta, velocity);
+                }
+            }
+        });
+        self.mixer.take_local(models);
         self.mix_models()?;
         Ok(loss)
     }
@@ -84,7 +83,7 @@ impl Trainer<'_> {
             } = &mut self.state;
             let matrices = [models.as_mut_slice(), gradients];
             for_each_node(&self.run.threads, n_local, matrices, |[model, v]| {
-                model.iter_mut().zip(&**v).for_each(|(x, v)| *x -= eta * v);
+                step_in_place(model, eta, v);
             });
         }
         Ok(loss)
@@ -192,6 +191,13 @@ impl Method {
 fn step(from: &[f32], eta: f32, direction: &[f32], to: &mut [f32]) {
     for ((to, x), d) in to.iter_mut().zip(from).zip(direction) {
         *to = x - eta * d;
+    }
+}
+
+/// `x = x − η · direction`
+fn step_in_place(x: &mut [f32], eta: f32, direction: &[f32]) {
+    for (x, d) in x.iter_mut().zip(direction) {
+        *x -= eta * d;
     }
 }
 

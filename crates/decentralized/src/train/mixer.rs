@@ -79,6 +79,16 @@ impl Mixer {
         &mut self.rows[self.first_local * self.row_len..][..n]
     }
 
+    /// Has the next [`Mixer::mix`] average these rows, whose memory is given up for other of the
+    /// same size: its content is lost. Where rows come from other ranks it copies instead, because
+    /// theirs lie beside these.
+    pub(super) fn take_local(&mut self, rows: &mut Vec<f32>) {
+        match self.halo.is_empty() && rows.len() == self.rows.len() {
+            true => std::mem::swap(&mut self.rows, rows),
+            false => self.local_mut().copy_from_slice(rows),
+        }
+    }
+
     /// `out = W · x`, of which `out` has this rank's rows.
     ///
     /// # Communication

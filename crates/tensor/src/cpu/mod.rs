@@ -8,7 +8,7 @@ mod ffn;
 mod gemm;
 pub(crate) mod isa;
 pub(crate) mod lanes;
-mod math;
+pub(crate) mod math;
 mod norm;
 pub(crate) mod pages;
 mod panels;

@@ -72,6 +72,18 @@ pub enum LinalgError {
         /// Columns of the matrix.
         n_cols: usize,
     },
+    /// A number names something that is not there.
+    #[error("{op}: {what} is {got}, expected below {limit}")]
+    Index {
+        /// The operation.
+        op: &'static str,
+        /// What it names.
+        what: &'static str,
+        /// The number.
+        got: usize,
+        /// How many of them there are.
+        limit: usize,
+    },
     /// The machine lacks an instruction set that was asked for.
     #[error("this machine has no {0} instructions")]
     Isa(Isa),

@@ -40,6 +40,19 @@ pub(super) fn stored_past_caches() {
     }
 }
 
+/// Brings the cache line of any address, valid or not, near.
+#[inline(always)]
+pub(super) fn fetch(at: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch of any address is allowed; SSE is part of the target.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Something to do on sixteen lanes, compiled once for every instruction set.
 ///
 /// Implementations are `#[inline(always)]` plain loops: what is not inlined, such as a closure, runs

@@ -8,11 +8,13 @@
 //! In reading order: [`Threads`] run pieces of work; [`MatRef`] and [`MatMut`] view slices as
 //! matrices; [`Gemm`] multiplies them; [`Csr`] mixes the rows of a matrix by a sparse one;
 //! [`Conv2d`], [`MaxPool2d`], [`GroupNorm`] and [`relu`] are the layers of a small convolutional
-//! network, forward and backward.
+//! network, forward and backward; [`gather_rows`] collects a batch, [`softmax_cross_entropy`] is
+//! what is learned from it.
 
 mod conv;
 mod csr;
 mod error;
+mod gather;
 mod gemm;
 mod group_norm;
 mod lanes;
@@ -20,17 +22,20 @@ mod mat;
 mod pool;
 mod relu;
 mod scratch;
+mod softmax;
 mod threads;
 
 pub use conv::{Conv2d, ConvGradients, ConvShape, Update};
 pub use csr::Csr;
 pub use error::LinalgError;
+pub use gather::gather_rows;
 pub use gemm::{Gemm, GemmBatch};
 pub use group_norm::{GroupNorm, GroupStats};
 pub use mat::{MatMut, MatRef};
 pub use pool::MaxPool2d;
 pub use relu::{relu, relu_backward};
 pub use scratch::Scratch;
+pub use softmax::softmax_cross_entropy;
 pub use threads::Threads;
 
 /// Result of an operation on matrices.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::Csr;
 use crate::cpu::isa::Isa;
 use crate::cpu::lanes::LANES;
-use crate::linalg::lanes::{EndLanes, LaneWork, on_lanes, stored_past_caches};
+use crate::linalg::lanes::{EndLanes, LaneWork, fetch, on_lanes, stored_past_caches};
 
 /// Rows that are fetched before they are copied.
 const ROWS_AHEAD: usize = 8;
@@ -161,17 +161,4 @@ impl LaneWork for Piece<'_> {
         }
         stored_past_caches();
     }
-}
-
-/// Brings the cache line of any address, valid or not, near.
-#[inline(always)]
-fn fetch(at: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch of any address is allowed; SSE is part of the target.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
 }

@@ -31,8 +31,8 @@ fn gn_lenet_gradients_are_those_of_the_loss() {
     assert!(GnLeNet::new(image(1, 5), 4).is_err());
 }
 
-/// Large beside rounding, small beside the distance to the next kink of a ReLU or a pooling.
-const STEP: f32 = 1e-4;
+/// Large beside rounding, small beside the distance to most kinks.
+const STEP: f32 = 2e-4;
 
 /// At the parameters from which training starts.
 fn check(model: &dyn Model, n_examples: usize) {
@@ -74,10 +74,13 @@ fn check(model: &dyn Model, n_examples: usize) {
             }
             mean_loss(model, &moved, batch, &mut scratch)
         };
-        let slope = (at(STEP) - at(-STEP)) / (2.0 * f64::from(STEP));
+        let here = at(0.0);
+        let slopes = [here - at(-STEP), at(STEP) - here].map(|rise| rise / f64::from(STEP));
+        // A kink of a ReLU or a pooling may lie on one side.
+        let error = slopes.map(|slope| (slope - norm).abs());
         assert!(
-            (slope - norm).abs() < 3e-3 + 0.1 * norm,
-            "parameters {range:?}: slope {slope}, expected {norm}"
+            error[0].min(error[1]) < 5e-3 + 0.03 * norm,
+            "parameters {range:?}: slopes {slopes:?}, expected {norm}"
         );
     }
 }

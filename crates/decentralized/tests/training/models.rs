@@ -79,7 +79,7 @@ fn check(model: &dyn Model, n_examples: usize) {
         // A kink of a ReLU or a pooling may lie on one side.
         let error = slopes.map(|slope| (slope - norm).abs());
         assert!(
-            error[0].min(error[1]) < 5e-3 + 0.03 * norm,
+            error[0].min(error[1]) < 5e-3 + 0.05 * norm,
             "parameters {range:?}: slopes {slopes:?}, expected {norm}"
         );
     }

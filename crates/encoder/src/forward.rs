@@ -157,6 +157,9 @@ impl<D: Device> Encoder<D> {
         let mut x = self
             .device
             .pool(hidden, cu_seqlens, own.unwrap_or(pooling))?;
+        if let Some(norm) = &head.norm {
+            x = self.device.norm(&x, norm)?;
+        }
         if let Some((dense, activation)) = &head.dense {
             x = self.linear(&x, dense, *activation)?;
         }

@@ -89,6 +89,9 @@ impl<'a> Reference<'a> {
             candle_core::bail!("the model has no head")
         };
         let mut x = self.pooled(hidden, head.pooling.unwrap_or(pooling))?;
+        if let Some(norm) = &head.norm {
+            x = self.norm(norm, &x)?;
+        }
         if let Some((dense, activation)) = &head.dense {
             x = activate(*activation, &self.linear(dense, &x)?)?;
         }

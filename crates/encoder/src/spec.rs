@@ -266,11 +266,16 @@ pub enum ProblemType {
     Regression,
 }
 
-/// A classification head: `out(activation(dense(pooled)))`.
+/// A classification head: `out(activation(dense(norm(pooled))))`.
+///
+/// Its matrices are kept in f32 whatever the encoder's format: they are small, and what they tell
+/// apart may be close.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeadSpec {
     /// What it looks at; `None`: the model's own pooling.
     pub pooling: Option<Pooling>,
+    /// What is done to that first.
+    pub norm: Option<NormSpec>,
     /// A layer before the last, with its activation.
     pub dense: Option<(LinearSpec, Activation)>,
     /// To one score a label.

@@ -191,6 +191,10 @@ impl Expected {
     }
 
     fn head(&mut self, head: &HeadSpec) {
+        let n_in = head.dense.as_ref().map_or(head.out.n_in, |(d, _)| d.n_in);
+        if let Some(norm) = &head.norm {
+            self.norm(norm, n_in);
+        }
         if let Some((dense, _)) = &head.dense {
             self.linear(dense);
         }

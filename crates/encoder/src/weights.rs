@@ -81,6 +81,7 @@ pub(crate) struct ExpertLayer<D: Device> {
 
 /// A classification head.
 pub(crate) struct Head<D: Device> {
+    pub(crate) norm: Option<Norm<D::Vector>>,
     pub(crate) dense: Option<(Linear<D>, Activation)>,
     pub(crate) out: Linear<D>,
 }
@@ -234,12 +235,26 @@ impl<'a, D: Device> Loader<'a, D> {
 
     fn head(&self, spec: &HeadSpec) -> Result<Head<D>> {
         let dense = match &spec.dense {
-            Some((linear, activation)) => Some((self.linear(linear)?, *activation)),
+            Some((linear, activation)) => Some((self.exact_linear(linear)?, *activation)),
             None => None,
         };
         Ok(Head {
+            norm: spec.norm.as_ref().map(|n| self.norm(n)).transpose()?,
             dense,
-            out: self.linear(&spec.out)?,
+            out: self.exact_linear(&spec.out)?,
+        })
+    }
+
+    /// A layer of a head: one matrix, in full precision.
+    fn exact_linear(&self, spec: &LinearSpec) -> Result<Linear<D>> {
+        let [weight] = &spec.weights[..] else {
+            return self.linear(spec);
+        };
+        let matrix = self.matrix(weight)?;
+        let biases = spec.biases.first();
+        Ok(Linear {
+            weight: self.named(self.device.load_exact_matrix(&matrix), |_| &weight.tensor)?,
+            bias: self.optional_vector(biases)?,
         })
     }
 

@@ -100,7 +100,7 @@ fn expert_parameters(
 
 /// Weights of the rank that holds most, in bytes; `Err` says why the layout is impossible.
 ///
-/// Routers and norms are kept in f32 whatever the format; biases are too few to matter.
+/// Routers, norms and the head are kept in f32 whatever the format; biases are too few to matter.
 ///
 /// # Errors
 /// A sentence with both numbers.
@@ -119,7 +119,7 @@ pub fn largest_rank(
         plan.check(layer.experts.len(), layer.d_ff)?;
     }
     let n = Parameters::of(spec);
-    let exact = n.routers + n.norms;
+    let exact = n.routers + n.norms + n.head;
     let common = n.total() - n.experts - exact;
     let most = expert_parameters(spec, strategy, world_size).max();
     Ok((common + most.unwrap_or(0)) * dtype.size() as u64 + exact * 4)
@@ -161,7 +161,10 @@ fn dense_ffn(spec: &DenseFfnSpec) -> u64 {
 }
 
 fn head(spec: &HeadSpec) -> u64 {
-    spec.dense.as_ref().map_or(0, |(dense, _)| linear(dense)) + linear(&spec.out)
+    let dense = spec.dense.as_ref().map(|(dense, _)| dense);
+    let n_in = dense.unwrap_or(&spec.out).n_in as u64;
+    let scales = spec.norm.as_ref().map_or(0, |spec| norm(spec, n_in));
+    scales + dense.map_or(0, linear) + linear(&spec.out)
 }
 
 /// Parameters of a layer's experts that the plan's rank holds; the bias they share counts on each.

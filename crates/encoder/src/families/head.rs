@@ -69,6 +69,7 @@ pub(super) fn head(
     let has_bias = checkpoint.contains(&format!("{out}.bias"));
     Ok(HeadSpec {
         pooling,
+        norm: None,
         dense,
         out: LinearSpec::new(out, n_labels, d_model, has_bias),
         labels: labels(config, n_labels)?,

@@ -88,6 +88,16 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Adds the tensors of one more file, in the format that the end of its name says.
+    ///
+    /// # Errors
+    /// If anything that its header claims is false, or a tensor has the name of one that is here.
+    pub fn attach(&mut self, file: &Path) -> Result<()> {
+        let source = Source::map(file)?;
+        let listing = self.add_source(source, &file.to_string_lossy())?;
+        self.add_tensors(self.sources.len() - 1, listing)
+    }
+
     /// The names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

@@ -108,6 +108,8 @@ pub struct ModelInfo {
     pub labels: Option<Vec<String>>,
     /// True if the checkpoint's own task is classification (POST `/` then classifies).
     pub classifier: bool,
+    /// How the head came about, if it is not the model's own.
+    pub head: Option<String>,
     /// Prompts by name, put before a text.
     pub prompts: BTreeMap<String, String>,
     /// The prompt put before a text to embed when its request names none; classification has no

@@ -5,6 +5,7 @@ use moeshard_batcher::{ModelInfo, Options, Task};
 
 use crate::arg_error::ArgError;
 use crate::bulk::{self, BulkArgs, BulkConfig, RowShape};
+use crate::model::HeadArgs;
 
 /// Flags of `moeshard classify`.
 #[derive(Clone, Debug, clap::Args)]
@@ -12,6 +13,10 @@ pub struct ClassifyArgs {
     /// What to read and what to write
     #[command(flatten)]
     pub bulk: BulkArgs,
+
+    /// Which head to classify with
+    #[command(flatten)]
+    pub head: HeadArgs,
 
     /// List the best K labels with their scores as well
     #[arg(long, value_name = "K")]
@@ -37,8 +42,10 @@ impl TryFrom<ClassifyArgs> for ClassifyConfig {
     type Error = ArgError;
 
     fn try_from(args: ClassifyArgs) -> Result<Self, ArgError> {
+        let mut bulk = BulkConfig::try_from(args.bulk)?;
+        bulk.model.head = args.head.head;
         Ok(Self {
-            bulk: BulkConfig::try_from(args.bulk)?,
+            bulk,
             top_k: ArgError::at_least_one_if_given("--top-k", args.top_k)?,
             raw_scores: args.raw_scores,
         })

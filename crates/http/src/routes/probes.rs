@@ -74,6 +74,7 @@ pub(crate) async fn info(State(state): State<AppState>) -> Result<Json<Info>, Re
         top_k: info.top_k,
         vocab_size: info.vocab_size,
         labels: info.labels,
+        head: info.head,
         prompts: info.prompts.into_keys().collect(),
         default_prompt_name: info.default_prompt_name,
         uptime_seconds: state.started().elapsed().as_secs(),

@@ -55,6 +55,9 @@ pub struct Info {
     pub vocab_size: usize,
     /// Labels in the order of the head; absent without a head.
     pub labels: Option<Vec<String>>,
+    /// How the head came about; absent if it is the model's own, or there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<String>,
     /// Names of the model's prompts.
     pub prompts: Vec<String>,
     /// The prompt put before a text to embed when its request names none.

@@ -44,6 +44,16 @@ pub struct ModelArgs {
     pub compute: ComputeArgs,
 }
 
+/// Which head to classify with.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Model")]
+pub struct HeadArgs {
+    /// Folder of a head that `moeshard train` has written, to classify with in place of the model's
+    /// own
+    #[arg(long, value_name = "DIR")]
+    pub head: Option<PathBuf>,
+}
+
 /// What to compute with.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Computing")]

@@ -38,6 +38,8 @@ pub enum Source {
 pub struct ModelConfig {
     /// Where the model is.
     pub source: Source,
+    /// Folder of the head to classify with, instead of the model's own.
+    pub head: Option<PathBuf>,
     /// How to reach the hub, if it is there.
     pub hub: HubConfig,
     /// Instead of the model's own pooling.
@@ -72,6 +74,7 @@ impl TryFrom<ModelArgs> for ModelConfig {
         Ok(Self {
             compute: ComputeConfig::try_from(args.compute)?,
             source: source(args.model, args.revision)?,
+            head: None,
             pooling: args.pooling.as_deref().map(pooling).transpose()?,
             max_length: ArgError::at_least_one_if_given("--max-length", args.max_length)?,
             hub: HubConfig {

@@ -6,9 +6,9 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result};
 use moeshard_batcher::{BatcherConfig, Handle, ModelInfo, TokenizerPool, pair};
 use moeshard_encoder::model::Model;
+use moeshard_encoder::trained_head::pooling_name;
 use moeshard_engine::{CpuEngine, EngineConfig};
 use moeshard_tensor::cpu::Isa;
-use moeshard_tensor::device::Pooling;
 use moeshard_tensor::dtype::DType;
 
 use super::config::ComputeConfig;
@@ -40,6 +40,7 @@ pub fn load(
         name,
         place,
         revision,
+        head,
     } = opened;
     let tokenizer = model.tokenizer_json.take();
     let tokenizer = tokenizer
@@ -49,7 +50,7 @@ pub fn load(
     drop(tokenizer);
     let model = Arc::new(model);
     let mut info = describe(&model, compute);
-    (info.id, info.revision) = (name, revision);
+    (info.id, info.revision, info.head) = (name, revision, head);
     adjust(&mut info)?;
     let engine = start(&model, compute, &place)?;
     let (handle, worker) = pair(Arc::new(engine), tokenizers, info, batcher);
@@ -113,16 +114,8 @@ pub fn describe(model: &Model, compute: &ComputeConfig) -> ModelInfo {
         pooling: pooling_name(settings.pooling).to_owned(),
         labels: spec.head.as_ref().map(|head| head.labels.clone()),
         classifier: settings.classifier,
+        head: None,
         prompts: settings.prompts.clone(),
         default_prompt_name: settings.default_prompt_name.clone(),
-    }
-}
-
-/// The name that a client knows a pooling by.
-fn pooling_name(pooling: Pooling) -> &'static str {
-    match pooling {
-        Pooling::Cls => "cls",
-        Pooling::Mean => "mean",
-        Pooling::LastToken => "lasttoken",
     }
 }

@@ -1,7 +1,7 @@
 //! Which model to run and with what: from the command line to a model that answers.
 //!
-//! [`ModelArgs`] is what clap reads, [`ModelConfig`] what it means; [`open`] finds the files, on the
-//! hub if need be; [`load`] starts the engine and hands out the batcher's handle.
+//! [`ModelArgs`] and [`HeadArgs`] are what clap reads, [`ModelConfig`] what they mean; [`open`] finds the
+//! files, on the hub if need be; [`load`] starts the engine and hands out the batcher's handle.
 
 mod args;
 mod builtin;
@@ -9,7 +9,7 @@ mod config;
 mod load;
 mod open;
 
-pub use args::{ComputeArgs, ModelArgs};
+pub use args::{ComputeArgs, HeadArgs, ModelArgs};
 pub use config::{ComputeConfig, ModelConfig, Source};
 pub use load::{Loaded, describe, dtype, load};
 pub use open::{Opened, open};

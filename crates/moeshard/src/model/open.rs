@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use moeshard_encoder::model::Model;
+use moeshard_encoder::trained_head;
 
 use super::builtin;
 use super::config::{ModelConfig, Source};
@@ -19,6 +20,8 @@ pub struct Opened {
     pub place: String,
     /// The commit, if it came from the hub.
     pub revision: Option<String>,
+    /// How the head came about, if it is not the model's own.
+    pub head: Option<String>,
 }
 
 /// Opens a model, fetching it first if it is on the hub.
@@ -35,6 +38,7 @@ pub fn open(config: &ModelConfig) -> Result<Opened> {
                 place: name.clone(),
                 name,
                 revision: None,
+                head: None,
             }
         }
         Source::Folder(dir) => {
@@ -44,6 +48,7 @@ pub fn open(config: &ModelConfig) -> Result<Opened> {
                 name,
                 place,
                 revision: None,
+                head: None,
             }
         }
         Source::Hub { id, revision } => {
@@ -56,10 +61,15 @@ pub fn open(config: &ModelConfig) -> Result<Opened> {
                 name: id.clone(),
                 place,
                 revision: Some(fetched.commit),
+                head: None,
             }
         }
     };
     apply(config, &mut opened.model)?;
+    if let Some(dir) = &config.head {
+        let card = trained_head::attach(dir, &mut opened.model, &opened.name)?;
+        opened.head = Some(card.origin);
+    }
     Ok(opened)
 }
 

@@ -9,7 +9,7 @@ use moeshard_http::{ApiKey, HeaderValue, HttpConfig};
 
 use crate::arg_error::ArgError;
 use crate::batch_args::BatchArgs;
-use crate::model::{ModelArgs, ModelConfig};
+use crate::model::{HeadArgs, ModelArgs, ModelConfig};
 use crate::secret::Secret;
 
 /// Port that a server listens on unless told otherwise.
@@ -24,6 +24,10 @@ pub struct ServeArgs {
     /// Which model to run
     #[command(flatten)]
     pub model: ModelArgs,
+
+    /// Which head to classify with
+    #[command(flatten)]
+    pub head: HeadArgs,
 
     /// How requests are batched
     #[command(flatten)]
@@ -173,8 +177,10 @@ impl TryFrom<ServeArgs> for ServeConfig {
         let payload_limit = ArgError::at_least_one("--payload-limit", server.payload_limit)?;
         let max_client_batch_size =
             ArgError::at_least_one("--max-client-batch-size", server.max_client_batch_size)?;
+        let mut model = ModelConfig::try_from(args.model)?;
+        model.head = args.head.head;
         Ok(Self {
-            model: ModelConfig::try_from(args.model)?,
+            model,
             batcher,
             address: SocketAddr::new(ip(&server.hostname)?, server.port),
             http: HttpConfig {

@@ -15,6 +15,8 @@ pub enum Unit {
     Bytes,
     /// Rounds of training.
     Rounds,
+    /// Texts.
+    Texts,
     /// Neighbours of a node.
     Neighbours,
 }
@@ -24,6 +26,7 @@ impl Unit {
         match self {
             Unit::Bytes => HumanBytes(n).to_string(),
             Unit::Rounds => format!("{} rounds", HumanCount(n)),
+            Unit::Texts => format!("{} texts", HumanCount(n)),
             Unit::Neighbours => format!("{} neighbours", HumanCount(n)),
         }
     }

@@ -186,6 +186,18 @@ impl<'a> Trainer<'a> {
         &self.state.models
     }
 
+    /// Parameters of all nodes, `[n_nodes, n_params]`; on rank 0, nothing elsewhere.
+    ///
+    /// # Communication
+    /// One gather; every rank must call it.
+    ///
+    /// # Errors
+    /// If a rank is lost.
+    pub fn gather_models(&mut self) -> Result<Option<Vec<f32>>> {
+        let n_params = self.run.task.model.n_params();
+        self.transport.gather(n_params, &self.state.models)
+    }
+
     /// Runs one round.
     ///
     /// # Communication

@@ -8,6 +8,7 @@ use moeshard_decentralized::topology::{self, Topology};
 use moeshard_decentralized::train::absence::Absences;
 use moeshard_decentralized::train::{Method, MixOrder, Settings};
 
+use super::texts::is_text;
 use crate::arg_error::ArgError;
 use crate::model::ModelArgs;
 
@@ -122,17 +123,17 @@ pub struct MethodArgs {
     #[arg(long, value_name = "M", default_value_t = 0.0)]
     pub momentum: f32,
 
-    /// Step size
-    #[arg(long, value_name = "ETA", default_value_t = 0.1)]
-    pub learning_rate: f32,
+    /// Step size [default: 0.1, but 0.3 for texts]
+    #[arg(long, value_name = "ETA")]
+    pub learning_rate: Option<f32>,
 
-    /// Examples of a node's step
-    #[arg(long, value_name = "N", default_value = "128")]
-    pub batch_size: NonZeroUsize,
+    /// Examples of a node's step [default: 128, but 16 for texts]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<NonZeroUsize>,
 
-    /// Passes over the data of the average node
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    pub epochs: u64,
+    /// Passes over the data of the average node [default: 20, but 100 for texts]
+    #[arg(long, value_name = "N")]
+    pub epochs: Option<u64>,
 
     /// Start from the same parameters everywhere, or from different ones: alike or apart
     /// [default: alike, but apart for linear]
@@ -188,6 +189,30 @@ pub struct TrainConfig {
     pub model: ModelArgs,
 }
 
+/// How nodes learn a task unless told otherwise.
+struct Defaults {
+    learning_rate: f32,
+    batch_size: NonZeroUsize,
+    epochs: u64,
+}
+
+impl Defaults {
+    /// Those of images are the D-Cliques paper's for MNIST. Texts have fewer examples a node and
+    /// more classes, so they need longer steps and more rounds: measured in
+    /// benches/results/decentralized.md.
+    fn of(task: &str) -> Self {
+        let (learning_rate, batch_size, epochs) = match is_text(task) {
+            true => (0.3, 16, 100),
+            false => (0.1, 128, 20),
+        };
+        Self {
+            learning_rate,
+            batch_size: NonZeroUsize::new(batch_size).unwrap_or(NonZeroUsize::MIN),
+            epochs,
+        }
+    }
+}
+
 impl TryFrom<TrainArgs> for TrainConfig {
     type Error = anyhow::Error;
 
@@ -205,7 +230,7 @@ impl TryFrom<TrainArgs> for TrainConfig {
             topologies: topologies.collect::<Result<_, _>>()?,
             allow_disconnected: args.nodes.allow_disconnected,
             settings,
-            epochs: args.method.epochs,
+            epochs: (args.method.epochs).unwrap_or(Defaults::of(&args.task.task).epochs),
             task: args.task,
             output: args.output,
             model: args.model,
@@ -214,6 +239,7 @@ impl TryFrom<TrainArgs> for TrainConfig {
 }
 
 fn settings(args: &TrainArgs) -> Result<Settings, ArgError> {
+    let defaults = Defaults::of(&args.task.task);
     let MethodArgs {
         clique_averaging,
         momentum,
@@ -254,8 +280,8 @@ fn settings(args: &TrainArgs) -> Result<Settings, ArgError> {
     };
     Ok(Settings {
         method,
-        learning_rate: args.method.learning_rate,
-        batch_size: args.method.batch_size,
+        learning_rate: args.method.learning_rate.unwrap_or(defaults.learning_rate),
+        batch_size: args.method.batch_size.unwrap_or(defaults.batch_size),
         seed: args.method.seed,
         start_alike,
         absences: Absences {

@@ -36,6 +36,12 @@ impl Folder {
         self.0.join("checkpoint.safetensors")
     }
 
+    /// The folder of the head.
+    #[must_use]
+    pub fn head(&self) -> PathBuf {
+        self.0.join("head")
+    }
+
     /// Whether a run can go on from here.
     #[must_use]
     pub fn has_checkpoint(&self) -> bool {

@@ -1,16 +1,19 @@
 //! `moeshard train`: many nodes learn one classifier together.
 //!
-//! [`args`] are the flags, [`config_file`] their file; [`task`] reads the data; [`run`] trains on one
-//! topology and writes to a [`folder`]; [`repro`] prints tables next to reference figures.
+//! [`args`] are the flags, [`config_file`] their file; [`task`] reads the data, [`texts`] embeds it
+//! where it is texts; [`run`] trains on one topology and writes to a [`folder`], and [`head`] makes of
+//! its models what can be served; [`repro`] prints tables next to reference figures.
 
 pub mod args;
 pub mod config_file;
 pub mod folder;
+pub mod head;
 mod header;
 pub mod ranks;
 pub mod repro;
 pub mod run;
 pub mod task;
+pub mod texts;
 
 use std::fs;
 use std::io::{self, Write};
@@ -22,7 +25,7 @@ use moeshard_decentralized::report::{RunReport, write_html};
 pub use args::{TrainArgs, TrainConfig};
 use folder::{Folder, folder_name};
 use ranks::Ranks;
-use run::Network;
+use run::{Network, Trained};
 use task::LoadedTask;
 
 use crate::display::size;
@@ -43,18 +46,29 @@ pub fn run(args: TrainArgs) -> Result<()> {
 fn train(args: TrainArgs, ranks: &Ranks) -> Result<()> {
     let mut config = TrainConfig::try_from(args)?;
     ranks.share_cores(&mut config);
-    let task = task::load(&config.task)?;
+    let task = match texts::is_text(&config.task.task) {
+        true => texts::load(&config)?,
+        false => task::load(&config.task)?,
+    };
     let mut trained = Vec::new();
     for topology in &config.topologies {
         let network = Network::new(&config, &task, &**topology)?;
         let folder = Folder::new(config.output.out.join(folder_name(&network.topology)))?;
-        let evaluations = run::run(&config, &task, &network, ranks, Some(&folder))?;
+        let Trained {
+            evaluations,
+            models,
+        } = run::run(&config, &task, &network, ranks, Some(&folder))?;
         if !ranks.is_first() {
             continue;
         }
         folder.write_topology(&network)?;
         if let Some(last) = evaluations.last() {
             print(&network.topology, last)?;
+            if let Some(text) = &task.text {
+                let (dir, topology) = (folder.head(), &network.topology);
+                let accuracy = head::write_mean(&dir, &config, &task, text, topology, &models)?;
+                head::tell(&dir, topology, accuracy, last);
+            }
         }
         trained.push((network, evaluations));
         // After each, so that a long comparison can be looked at while it runs.

@@ -103,8 +103,16 @@ struct Run<'a> {
     evaluate: Duration,
 }
 
-/// Trains on one topology, or goes on with it; returns its evaluations. Without a folder nothing is
-/// written.
+/// What a run has come to.
+#[derive(Debug)]
+pub struct Trained {
+    /// From the first to the last.
+    pub evaluations: Vec<Evaluation>,
+    /// `[n_nodes, n_params]`; empty but on rank 0.
+    pub models: Vec<f32>,
+}
+
+/// Trains on one topology, or goes on with it. Without a folder nothing is written.
 ///
 /// # Errors
 /// If parts do not fit, training diverges, or a file cannot be written.
@@ -114,7 +122,7 @@ pub fn run(
     network: &Network,
     ranks: &Ranks,
     folder: Option<&Folder>,
-) -> Result<Vec<Evaluation>> {
+) -> Result<Trained> {
     let started = Instant::now();
     let mut run = Run::new(config, task, network, ranks, folder)?;
     run.begin(task, network)?;
@@ -146,7 +154,10 @@ pub fn run(
     }
     progress.finish();
     run.end(started)?;
-    Ok(run.evaluations)
+    Ok(Trained {
+        models: run.trainer.gather_models()?.unwrap_or_default(),
+        evaluations: run.evaluations,
+    })
 }
 
 impl<'a> Run<'a> {
@@ -277,7 +288,7 @@ fn fingerprint(config: &TrainConfig, task: &LoadedTask, network: &Network) -> St
     let settings = &config.settings;
     format!(
         "{} ({} examples), {}, {} nodes, {}, {}, {:?}, learning rate {}, batch {}, seed {}, start {:?}, {:?}",
-        config.task.task,
+        task.identity,
         task.train.labels.len(),
         task.classifier,
         config.n_nodes,

@@ -7,11 +7,14 @@ use moeshard_decentralized::data::{Dataset, ImageSet, Split};
 use moeshard_decentralized::model::{GnLeNet, Linear, Mlp, Model};
 
 use super::args::TaskArgs;
+use super::texts::TextTask;
 use crate::arg_error::ArgError;
 
 /// Data to learn from and to measure on, and what learns.
 #[derive(Debug)]
 pub struct LoadedTask {
+    /// What the data is, as far as a run that goes on must agree with it.
+    pub identity: String,
     /// What nodes learn from.
     pub train: Dataset,
     /// What their models are measured on.
@@ -20,9 +23,11 @@ pub struct LoadedTask {
     pub model: Box<dyn Model>,
     /// Its name.
     pub classifier: String,
+    /// What a head made of it must know, if it is one of texts.
+    pub text: Option<TextTask>,
 }
 
-/// Reads the data of a task.
+/// Reads the data of a task of images.
 ///
 /// # Errors
 /// If a file is missing or not what it should be, or the classifier does not fit the data.
@@ -32,7 +37,7 @@ pub fn load(args: &TaskArgs) -> Result<LoadedTask> {
         "fashion-mnist" => ImageSet::FashionMnist,
         "cifar10" => ImageSet::Cifar10,
         other => {
-            let known = "mnist, fashion-mnist or cifar10";
+            let known = "mnist, fashion-mnist, cifar10, banking77 or a .csv, .tsv or .jsonl file";
             let found = other.to_owned();
             let flag = "--task";
             return Err(ArgError::Unknown {
@@ -52,6 +57,14 @@ pub fn load(args: &TaskArgs) -> Result<LoadedTask> {
 }
 
 fn images(args: &TaskArgs, set: ImageSet, folder: &Path) -> Result<LoadedTask> {
+    if let Some(file) = &args.test_data {
+        Err(ArgError::Needs {
+            flag: "--test-data",
+            found: file.display().to_string(),
+            needs: "a task of texts",
+            instead: format!("--task {}", args.task),
+        })?;
+    }
     let mut train = set.read(folder, Split::Train)?;
     if let Some(n) = args.train_examples {
         train = train.first(ArgError::at_least_one("--train-examples", n)?);
@@ -63,14 +76,17 @@ fn images(args: &TaskArgs, set: ImageSet, folder: &Path) -> Result<LoadedTask> {
         .unwrap_or_else(|| "linear".to_owned());
     let model = classifier_of(&classifier, &train)?;
     Ok(LoadedTask {
+        identity: args.task.clone(),
         train,
         test,
         model,
         classifier,
+        text: None,
     })
 }
 
-fn classifier_of(name: &str, data: &Dataset) -> Result<Box<dyn Model>> {
+/// The classifier of a name, for such data.
+pub(super) fn classifier_of(name: &str, data: &Dataset) -> Result<Box<dyn Model>> {
     let (n_features, n_classes) = (data.n_features, data.n_classes);
     let (kind, hidden) = match name.split_once(":hidden=") {
         Some((kind, hidden)) => (kind, hidden.parse().ok()),

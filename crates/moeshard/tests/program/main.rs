@@ -9,5 +9,6 @@ mod hub;
 mod mnist;
 mod server;
 mod support;
+mod texts;
 mod topology;
 mod train;

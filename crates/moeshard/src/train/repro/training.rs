@@ -239,7 +239,7 @@ fn config(table: &Table, row: &Row, seed: u64, args: &TrainArgs) -> Result<Train
 /// Adds the accuracies of one run in percent to `sums`; returns its seconds of training.
 fn train(config: &TrainConfig, task: &LoadedTask, row: &Row, sums: &mut [f64]) -> Result<f64> {
     let network = Network::new(config, task, &*config.topologies[0])?;
-    let evaluations = run::run(config, task, &network, &Ranks::Alone, None)?;
+    let evaluations = run::run(config, task, &network, &Ranks::Alone, None)?.evaluations;
     for (sum, &(epoch, _)) in sums.iter_mut().zip(row.reference) {
         let found = evaluations.iter().find(|e| e.epoch == epoch as f64);
         *sum += found.map_or(f64::NAN, |e| 100.0 * e.accuracy.mean);

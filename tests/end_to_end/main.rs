@@ -4,6 +4,7 @@
 
 mod answers;
 mod bad_requests;
+mod learned_head;
 mod life;
 mod numbers;
 mod probes;

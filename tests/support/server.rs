@@ -163,6 +163,15 @@ impl Drop for Server {
 /// If it is still running after a minute.
 #[must_use]
 pub fn run(args: &[&str]) -> Ended {
+    run_within(args, READY_WITHIN)
+}
+
+/// As [`run`], for what takes longer.
+///
+/// # Panics
+/// If it is still running after `limit`.
+#[must_use]
+pub fn run_within(args: &[&str], limit: Duration) -> Ended {
     let mut child = program()
         .args(args)
         .stdout(Stdio::piped())
@@ -171,7 +180,7 @@ pub fn run(args: &[&str]) -> Ended {
         .expect("the program starts");
     let stdout = read_all(child.stdout.take().expect("a piped stdout"));
     let stderr = read_all(child.stderr.take().expect("a piped stderr"));
-    let status = wait(&mut child, READY_WITHIN);
+    let status = wait(&mut child, limit);
     let _ = child.kill();
     let (stdout, stderr) = (stdout.join(), stderr.join());
     let stderr = stderr.expect("stderr is read");

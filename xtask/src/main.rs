@@ -48,16 +48,35 @@ fn run(task: Task) -> anyhow::Result<bool> {
         }
         Task::Test(options) => test::run(&root, &options),
         Task::Fmt => process::succeeds(process::cargo(&root).args(["fmt", "--all"])),
-        Task::Clippy => process::succeeds(process::cargo(&root).args([
+        Task::Clippy => clippy(&root),
+        Task::Ci => process::succeeds(&mut Command::new(root.join(".ci/run"))),
+    }
+}
+
+/// Lints everything, and once more as it is with MPI where that can be had: a feature also takes code
+/// away.
+fn clippy(root: &Path) -> anyhow::Result<bool> {
+    let lint = |features: &[&str]| {
+        let mut command = process::cargo(root);
+        // The same profile as the tests: build scripts and procedural macros are then compiled once.
+        command.args([
             "clippy",
+            "--locked",
             "--release",
             "--workspace",
             "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ])),
-        Task::Ci => process::succeeds(&mut Command::new(root.join(".ci/run"))),
+        ]);
+        process::succeeds(command.args(features).args(["--", "-D", "warnings"]))
+    };
+    if !lint(&[])? {
+        return Ok(false);
+    }
+    match mpi::set_up() {
+        Ok(_) => lint(&["--features", mpi::FEATURES]),
+        Err(error) => {
+            println!("skipped: lints of what needs MPI: {error:#}");
+            Ok(true)
+        }
     }
 }
 

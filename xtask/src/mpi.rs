@@ -9,6 +9,9 @@ use anyhow::{Context, bail};
 
 use crate::{apt, process};
 
+/// With these the workspace is built on MPI.
+pub(crate) const FEATURES: &str = "moeshard-mpi/mpi,moeshard/mpi";
+
 /// The launcher, the library with its headers, and what the crate `mpi` reads these headers with.
 const PACKAGES: [&str; 3] = ["openmpi-bin", "libopenmpi-dev", "libclang-dev"];
 

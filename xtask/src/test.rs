@@ -139,7 +139,7 @@ fn mpi_command(root: &Path, cargo_args: &[String], resources: &Resources) -> Opt
     let mut command = process::cargo(root);
     command
         .args(["test", "--release", "--workspace", "--no-fail-fast"])
-        .args(["--features", "moeshard-mpi/mpi,moeshard/mpi"])
+        .args(["--features", mpi::FEATURES])
         .args(["--test", "job", "--test", "mpi_training"])
         .args(cargo_args)
         .env("MOESHARD_MPIRUN", mpirun);

@@ -19,7 +19,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Reproduce a table of the reference figures instead: a, b, c, d or e
+    /// Reproduce a table of the reference figures instead: a, b, c, d, e or cifar10
     #[arg(long, value_name = "TABLE")]
     pub repro: Option<String>,
 
@@ -153,11 +153,11 @@ pub struct OutputArgs {
     #[arg(long, value_name = "DIR", default_value = "runs/latest")]
     pub out: PathBuf,
 
-    /// Measure all models every N epochs
+    /// Measure all models every N epochs; 0: only after the last
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub evaluate_every: u64,
 
-    /// Save the state of all nodes every N epochs; 0: never
+    /// Save the state of all nodes every N epochs; 0: only after the last
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub checkpoint_every: u64,
 
@@ -218,7 +218,6 @@ impl TryFrom<TrainArgs> for TrainConfig {
 
     fn try_from(args: TrainArgs) -> anyhow::Result<Self> {
         let n_nodes = ArgError::at_least_one("--nodes", args.nodes.nodes)?;
-        ArgError::at_least_one("--evaluate-every", args.output.evaluate_every as usize)?;
         let topologies = args.nodes.topology.iter().map(|text| topology::parse(text));
         let settings = settings(&args)?;
         Ok(Self {

@@ -84,7 +84,7 @@ fn result(out: &Path) -> (Vec<u8>, String) {
     let folders = fs::read_dir(out).expect("results").flatten();
     let mut folders = folders
         .map(|entry| entry.path())
-        .filter(|path| path.is_dir());
+        .filter(|path| path.join("checkpoint.safetensors").is_file());
     let folder = folders.next().expect("a run");
     let metrics = fs::read_to_string(folder.join("metrics.jsonl")).expect("metrics");
     let lines = metrics
@@ -118,6 +118,21 @@ fn processes_change_no_bit() {
 }
 
 #[test]
+fn processes_that_embed_texts_learn_the_same_head() {
+    let texts =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/end_to_end/data/topics.csv");
+    let task = ["--task", texts.to_str().expect("a path")];
+    let more = [&task[..], &["--topology", "ring", "--epochs", "3"]].concat();
+    let learn = |n_ranks| {
+        let out = TempDir::new().expect("a folder");
+        succeeds(command(n_ranks, out.path(), out.path(), &more));
+        let head = fs::read(out.path().join("ring/head/head.safetensors")).expect("a head");
+        (head, result(out.path()))
+    };
+    assert!(learn(Some(3)) == learn(None));
+}
+
+#[test]
 fn a_run_that_loses_a_process_ends_and_can_go_on() {
     let data = data();
     let (whole, out) = (
@@ -134,7 +149,7 @@ fn a_run_that_loses_a_process_ends_and_can_go_on() {
     ];
     succeeds(command(None, data.path(), whole.path(), &more));
     let mut job = command(Some(3), data.path(), out.path(), &more);
-    let mut job = job
+    let job = job
         .stderr(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()

@@ -1,6 +1,7 @@
 //! `moeshard train --repro TABLE`: figures of the papers' experiments next to reference figures, which
 //! were measured with independent implementations of the same setups.
 
+mod cifar10;
 mod learned;
 mod mean_estimation;
 mod training;
@@ -21,11 +22,12 @@ pub fn run(table: &str, args: &TrainArgs) -> Result<()> {
     match table.to_ascii_lowercase().as_str() {
         "a" => learned::run(&mut out),
         "b" => mean_estimation::run(&mut out),
+        "cifar10" => cifar10::run(&mut out, args),
         name => match training::table(name) {
             Some(table) => training::run(&mut out, table, args),
             None => Err(ArgError::Unknown {
                 flag: "--repro",
-                expected: "a, b, c, d or e",
+                expected: "a, b, c, d, e or cifar10",
                 found: name.to_owned(),
             })?,
         },

@@ -188,7 +188,8 @@ pub(super) fn run(out: &mut impl Write, table: &Table, args: &TrainArgs) -> Resu
         let mut sums = vec![0.0; row.reference.len()];
         let mut seconds = 0.0;
         for seed in 1..=table.n_seeds {
-            let config = config(table, row, seed, args)?;
+            let seed = seed.to_string();
+            let config = config(&[table.flags, row.flags, "--seed", &seed], args)?;
             let task = match &mut task {
                 Some(task) => task,
                 none => none.insert(task::load(&config.task)?),
@@ -223,14 +224,10 @@ pub(super) fn run(out: &mut impl Write, table: &Table, args: &TrainArgs) -> Resu
     Ok(())
 }
 
-fn config(table: &Table, row: &Row, seed: u64, args: &TrainArgs) -> Result<TrainConfig> {
-    let seed = seed.to_string();
-    let flags = table
-        .flags
-        .split_whitespace()
-        .chain(row.flags.split_whitespace());
-    let flags = ["train"].into_iter().chain(flags).chain(["--seed", &seed]);
-    let mut parsed = Flags::try_parse_from(flags)?.train;
+/// What these flags say, with the data and the threads of `args`.
+pub(super) fn config(flags: &[&str], args: &TrainArgs) -> Result<TrainConfig> {
+    let flags = flags.iter().flat_map(|flags| flags.split_whitespace());
+    let mut parsed = Flags::try_parse_from(["train"].into_iter().chain(flags))?.train;
     parsed.task.data.clone_from(&args.task.data);
     parsed.model.compute.threads = args.model.compute.threads;
     TrainConfig::try_from(parsed)

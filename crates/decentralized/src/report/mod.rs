@@ -33,6 +33,8 @@ mod svg;
 mod table;
 mod text;
 
+pub use text::bytes;
+
 /// What a page tells of one run.
 #[derive(Clone, Copy, Debug)]
 pub struct RunReport<'a> {

@@ -55,8 +55,9 @@ pub(super) fn mean_count(number: f64) -> String {
     }
 }
 
-/// Bytes in decimal units, three digits: `3.14 GB`.
-pub(super) fn bytes(number: f64) -> String {
+/// Bytes that were sent, in decimal units, three digits: `3.14 GB`.
+#[must_use]
+pub fn bytes(number: f64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
     scaled(number, &units)
 }

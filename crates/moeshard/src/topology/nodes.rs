@@ -2,14 +2,17 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use moeshard_decentralized::classes::ClassCounts;
-use moeshard_decentralized::data::{ImageSet, Split, read_class_counts};
+use moeshard_decentralized::data::{ImageSet, read_class_counts};
 use moeshard_decentralized::partition::{self, Labels, Partitioner};
 use moeshard_decentralized::seed;
 
 use crate::arg_error::ArgError;
+use crate::train::args::TaskArgs;
 use crate::train::run::PARTITION_STREAM;
+use crate::train::task::training_labels;
+use crate::train::texts::is_text;
 
 /// How many nodes there are if nothing says so.
 pub(super) const DEFAULT_NODES: usize = 100;
@@ -39,8 +42,9 @@ pub struct NodeArgs {
     #[arg(long, value_name = "RULE")]
     pub partition: Option<String>,
 
-    /// Whose examples: none (equally many of each class), mnist, fashion-mnist or cifar10
-    #[arg(long, value_name = "NAME", default_value = "none")]
+    /// Whose examples: none (equally many of each class), mnist, fashion-mnist, cifar10, banking77, or
+    /// a CSV or JSONL file of texts and labels
+    #[arg(long, value_name = "NAME|FILE", default_value = "none")]
     pub task: String,
 
     /// Folder of the task's files
@@ -81,9 +85,7 @@ pub struct NodesConfig {
 enum Source {
     Counts(ClassCounts),
     Task {
-        set: ImageSet,
-        folder: PathBuf,
-        n_examples: Option<usize>,
+        task: TaskArgs,
         rule: Box<dyn Partitioner>,
     },
     Equal {
@@ -138,27 +140,25 @@ fn by_rule(args: NodeArgs) -> Result<Source> {
         let n_classes = ArgError::at_least_one("--n-classes", n_classes)?;
         return Ok(Source::Equal { n_classes, rule });
     }
-    let set = args.task.parse().map_err(|_| ArgError::Unknown {
-        flag: "--task",
-        expected: "none, mnist, fashion-mnist or cifar10",
-        found: args.task.clone(),
-    })?;
+    if !is_text(&args.task) && args.task.parse::<ImageSet>().is_err() {
+        return Err(ArgError::Unknown {
+            flag: "--task",
+            expected: "none, mnist, fashion-mnist, cifar10, banking77 or a .csv, .tsv or .jsonl file",
+            found: args.task,
+        })?;
+    }
     if args.n_classes.is_some() {
         let reason = format!("has no effect with --task {}", args.task);
         return Err(ArgError::other("--n-classes", reason).into());
     }
-    let folder = args.data.with_context(|| {
-        format!(
-            "--task {} needs the folder of its files: --data DIR",
-            args.task
-        )
-    })?;
-    Ok(Source::Task {
-        set,
-        folder,
-        n_examples: ArgError::at_least_one_if_given("--train-examples", args.train_examples)?,
-        rule,
-    })
+    let task = TaskArgs {
+        task: args.task,
+        data: args.data,
+        train_examples: args.train_examples,
+        test_data: None,
+        classifier: None,
+    };
+    Ok(Source::Task { task, rule })
 }
 
 impl NodesConfig {
@@ -182,17 +182,9 @@ impl NodesConfig {
     pub fn classes(&self, n_nodes: usize) -> Result<ClassCounts> {
         match &self.source {
             Source::Counts(counts) => Ok(counts.clone()),
-            Source::Task {
-                set,
-                folder,
-                n_examples,
-                rule,
-            } => {
-                let mut data = set.read(folder, Split::Train)?;
-                if let Some(n) = *n_examples {
-                    data = data.first(n);
-                }
-                self.deal_out(&**rule, &data.labels, data.n_classes, n_nodes)
+            Source::Task { task, rule } => {
+                let (labels, n_classes) = training_labels(task, self.seed)?;
+                self.deal_out(&**rule, &labels, n_classes, n_nodes)
             }
             Source::Equal { n_classes, rule } => {
                 check_n_counts(n_nodes, *n_classes)?;
@@ -221,7 +213,7 @@ impl NodesConfig {
     pub fn description(&self) -> String {
         match &self.source {
             Source::Counts(counts) => format!("{} classes, from a file", counts.n_classes()),
-            Source::Task { set, rule, .. } => format!("{}, {}", set.name(), rule.name()),
+            Source::Task { task, rule } => format!("{}, {}", task.task, rule.name()),
             Source::Equal { n_classes, rule } => {
                 format!("{n_classes} equal classes, {}", rule.name())
             }

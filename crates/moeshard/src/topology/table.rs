@@ -3,9 +3,10 @@
 use std::io::{self, Write};
 
 use moeshard_decentralized::measures::LabelSkew;
+use moeshard_decentralized::report::bytes;
 
 use super::measure::{Exchanged, Measured};
-use crate::display::{Table, count, size};
+use crate::display::{Table, count};
 
 /// Writes the measures of one topology, a line each.
 pub(super) fn write_one(measured: &Measured, out: &mut dyn Write) -> io::Result<()> {
@@ -82,7 +83,7 @@ pub(super) fn write_all(measured: &[Measured], out: &mut dyn Write) -> io::Resul
             skew(|m| Some(m.label_skew?.neighbourhoods.mean)),
             skew(|m| Some(m.label_skew?.cliques?.mean)),
             whole(m.traffic.messages_per_round),
-            size(m.traffic.bytes_per_round as u64),
+            bytes(m.traffic.bytes_per_round),
         ]);
     }
     table.write(out)
@@ -110,9 +111,9 @@ fn exchanged(traffic: &Exchanged, n_params: usize) -> String {
     format!(
         "{}, {} for models of {} parameters; {} from the busiest node",
         whole(traffic.messages_per_round),
-        size(traffic.bytes_per_round as u64),
+        bytes(traffic.bytes_per_round),
         count(n_params as u64),
-        size(traffic.max_bytes_sent_per_round as u64),
+        bytes(traffic.max_bytes_sent_per_round),
     )
 }
 

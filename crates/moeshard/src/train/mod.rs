@@ -20,15 +20,13 @@ use std::io::{self, Write};
 
 use anyhow::{Context, Result};
 use moeshard_decentralized::record::Evaluation;
-use moeshard_decentralized::report::{RunReport, write_html};
+use moeshard_decentralized::report::{RunReport, bytes, write_html};
 
 pub use args::{TrainArgs, TrainConfig};
 use folder::{Folder, folder_name};
 use ranks::Ranks;
 use run::{Network, Trained};
 use task::LoadedTask;
-
-use crate::display::size;
 
 /// Trains on each of the topologies and reports on all.
 ///
@@ -86,7 +84,7 @@ fn print(topology: &str, last: &Evaluation) -> io::Result<()> {
         percent(last.accuracy.min),
         percent(last.accuracy.max),
         last.epoch,
-        size(last.bytes_sent),
+        bytes(last.bytes_sent as f64),
         last.train_s,
     )
 }

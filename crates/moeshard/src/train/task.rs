@@ -7,7 +7,7 @@ use moeshard_decentralized::data::{Dataset, ImageSet, Split};
 use moeshard_decentralized::model::{GnLeNet, Linear, Mlp, Model};
 
 use super::args::TaskArgs;
-use super::texts::TextTask;
+use super::texts::{self, TextTask, is_text};
 use crate::arg_error::ArgError;
 
 /// Data to learn from and to measure on, and what learns.
@@ -32,31 +32,7 @@ pub struct LoadedTask {
 /// # Errors
 /// If a file is missing or not what it should be, or the classifier does not fit the data.
 pub fn load(args: &TaskArgs) -> Result<LoadedTask> {
-    let set = match args.task.as_str() {
-        "mnist" => ImageSet::Mnist,
-        "fashion-mnist" => ImageSet::FashionMnist,
-        "cifar10" => ImageSet::Cifar10,
-        other => {
-            let known = "mnist, fashion-mnist, cifar10, banking77 or a .csv, .tsv or .jsonl file";
-            let found = other.to_owned();
-            let flag = "--task";
-            return Err(ArgError::Unknown {
-                flag,
-                expected: known,
-                found,
-            })?;
-        }
-    };
-    let folder = args.data.as_deref().with_context(|| {
-        format!(
-            "--task {} needs the folder of its files: --data DIR",
-            args.task
-        )
-    })?;
-    images(args, set, folder)
-}
-
-fn images(args: &TaskArgs, set: ImageSet, folder: &Path) -> Result<LoadedTask> {
+    let images = Images::of(args)?;
     if let Some(file) = &args.test_data {
         Err(ArgError::Needs {
             flag: "--test-data",
@@ -65,24 +41,63 @@ fn images(args: &TaskArgs, set: ImageSet, folder: &Path) -> Result<LoadedTask> {
             instead: format!("--task {}", args.task),
         })?;
     }
-    let mut train = set.read(folder, Split::Train)?;
-    if let Some(n) = args.train_examples {
-        train = train.first(ArgError::at_least_one("--train-examples", n)?);
-    }
-    let test = set.read(folder, Split::Test)?;
-    let classifier = args
-        .classifier
-        .clone()
-        .unwrap_or_else(|| "linear".to_owned());
-    let model = classifier_of(&classifier, &train)?;
+    let train = images.read_train(args)?;
+    let default = match images.set {
+        ImageSet::Cifar10 => "gn-lenet",
+        ImageSet::Mnist | ImageSet::FashionMnist => "linear",
+    };
+    let classifier = args.classifier.as_deref().unwrap_or(default);
     Ok(LoadedTask {
         identity: args.task.clone(),
+        model: classifier_of(classifier, &train)?,
         train,
-        test,
-        model,
-        classifier,
+        test: images.set.read(images.folder, Split::Test)?,
+        classifier: classifier.to_owned(),
         text: None,
     })
+}
+
+/// The labels of the examples that nodes learn from, of any task, and the number of classes.
+///
+/// # Errors
+/// If a file is missing or not what it should be.
+pub fn training_labels(args: &TaskArgs, seed: u64) -> Result<(Vec<u32>, usize)> {
+    if is_text(&args.task) {
+        return texts::training_labels(args, seed);
+    }
+    let train = Images::of(args)?.read_train(args)?;
+    Ok((train.labels, train.n_classes))
+}
+
+/// A set of images and where it is.
+struct Images<'a> {
+    set: ImageSet,
+    folder: &'a Path,
+}
+
+impl<'a> Images<'a> {
+    fn of(args: &'a TaskArgs) -> Result<Self> {
+        let set = args.task.parse().map_err(|_| ArgError::Unknown {
+            flag: "--task",
+            expected: "mnist, fashion-mnist, cifar10, banking77 or a .csv, .tsv or .jsonl file",
+            found: args.task.clone(),
+        })?;
+        let folder = args.data.as_deref().with_context(|| {
+            format!(
+                "--task {} needs the folder of its files: --data DIR",
+                args.task
+            )
+        })?;
+        Ok(Self { set, folder })
+    }
+
+    fn read_train(&self, args: &TaskArgs) -> Result<Dataset> {
+        let train = self.set.read(self.folder, Split::Train)?;
+        Ok(match args.train_examples {
+            Some(n) => train.first(ArgError::at_least_one("--train-examples", n)?),
+            None => train,
+        })
+    }
 }
 
 /// The classifier of a name, for such data.

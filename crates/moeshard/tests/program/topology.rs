@@ -360,7 +360,8 @@ fn impossible_arguments_are_refused_in_a_sentence() {
     );
     refused(
         &["inspect", "ring", "--task", "imagenet"],
-        "--task must be none, mnist, fashion-mnist or cifar10, got `imagenet`",
+        "--task must be none, mnist, fashion-mnist, cifar10, banking77 or a .csv, .tsv or .jsonl file, \
+         got `imagenet`",
     );
 }
 
@@ -457,6 +458,21 @@ fn tiny_mnist() -> TempDir {
         write(&folder, &format!("{part}-labels-idx1-ubyte"), labels);
     }
     folder
+}
+
+#[test]
+fn texts_are_dealt_out_as_for_training() {
+    let folder = folder();
+    let (file, out) = (path(&folder, "built.json"), path(&folder, "run"));
+    let texts =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/end_to_end/data/topics.csv");
+    let spec = "stl-fw:d=3";
+    let shared = ["--task", text(&texts), "--nodes", "8", "--topology", spec];
+    succeeds(&[&["topology", "build", "--out", &file][..], &shared].concat());
+    succeeds(&[&["train", "--epochs", "1", "--out", &out][..], &shared].concat());
+    let written = Path::new(&out).join("stl-fw-d-3/topology.json");
+    let same = fs::read(written).expect("a topology") == fs::read(&file).expect("a topology");
+    assert!(same, "training and building make different topologies");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use moeshard_decentralized::partition::Labels;
 use moeshard_decentralized::seed;
 use moeshard_encoder::trained_head::{EncoderCard, NORM_EPS};
 
-use super::args::TrainConfig;
+use super::args::{TaskArgs, TrainConfig};
 use super::run::PARTITION_STREAM;
 use super::task::{LoadedTask, classifier_of};
 use crate::arg_error::ArgError;
@@ -40,7 +40,7 @@ pub struct TextTask {
 /// and data do not fit one another; as much of that as possible before the first text is embedded.
 pub fn load(config: &TrainConfig) -> Result<LoadedTask> {
     let files = find(&config.task)?;
-    let (train, test) = read(config, &files)?;
+    let (train, test) = read(&config.task, config.settings.seed, &files)?;
     check(config, &train)?;
     let mut embedder = Embedder::open(config)?;
     let encoder = embedder.encoder().clone();
@@ -72,15 +72,25 @@ fn shape_of(set: &TextSet, encoder: &EncoderCard) -> Dataset {
     }
 }
 
+/// The labels of the texts that nodes learn from, and how many there are.
+///
+/// # Errors
+/// If a file is missing or not what it should be.
+pub fn training_labels(args: &TaskArgs, seed: u64) -> Result<(Vec<u32>, usize)> {
+    let (train, _) = read(args, seed, &find(args)?)?;
+    let n_classes = train.n_classes();
+    Ok((train.labels, n_classes))
+}
+
 /// What is learned from, and what is measured on.
-fn read(config: &TrainConfig, files: &Files) -> Result<(TextSet, TextSet)> {
+fn read(args: &TaskArgs, seed: u64, files: &Files) -> Result<(TextSet, TextSet)> {
     let columns = TextColumns::default();
     let mut train = TextSet::read(&files.train, &columns)?;
     if let [only] = &train.label_names[..] {
         let file = files.train.display();
         anyhow::bail!("{file}: expected at least two labels to tell apart, found only {only:?}");
     }
-    if let Some(n) = config.task.train_examples {
+    if let Some(n) = args.train_examples {
         train = train.first(ArgError::at_least_one("--train-examples", n)?);
     }
     match &files.test {
@@ -88,7 +98,7 @@ fn read(config: &TrainConfig, files: &Files) -> Result<(TextSet, TextSet)> {
             let test = TextSet::read_with_labels(file, &columns, &train.label_names)?;
             Ok((train, test))
         }
-        None => split::split(&train, config.settings.seed),
+        None => split::split(&train, seed),
     }
 }
 

@@ -32,6 +32,13 @@ impl Block {
         self.rows.len() * shape.out_width()
     }
 
+    /// Its rows, if all of them are of one image.
+    pub(super) fn only_part(&self, shape: &ConvShape) -> Option<Part> {
+        let mut parts = self.parts(shape);
+        let first = parts.next();
+        first.filter(|_| parts.next().is_none())
+    }
+
     pub(super) fn parts(&self, shape: &ConvShape) -> impl Iterator<Item = Part> + use<> {
         let (rows, width, height) = (self.rows.clone(), shape.out_width(), shape.out_height());
         let mut row = rows.start;
@@ -64,14 +71,18 @@ impl Blocks {
         let width = shape.out_width();
         let row_bytes = shape.patch_len() * width * size_of::<f32>();
         let most = (BLOCK_BYTES / row_bytes.max(1)).max(1);
-        // As few lanes as possible idle in the last group of sixteen pixels, then as many rows as
-        // possible.
+        // As few lanes as possible idle in the last group of sixteen pixels, then whole images, whose
+        // gradients need not be copied, then as many rows as possible.
         let lanes_used = |rows: usize| {
             let n_pixels = rows * width;
             n_pixels as f64 / n_pixels.next_multiple_of(LANES) as f64
         };
         let candidates = most.div_ceil(2)..=most;
-        let better = |a: &usize, b: &usize| lanes_used(*a).total_cmp(&lanes_used(*b));
+        let is_image = |rows: usize| rows == shape.out_height();
+        let better = |&a: &usize, &b: &usize| {
+            let by_lanes = lanes_used(a).total_cmp(&lanes_used(b));
+            by_lanes.then(is_image(a).cmp(&is_image(b)))
+        };
         Self {
             next: 0,
             n_rows: n_images * shape.out_height(),

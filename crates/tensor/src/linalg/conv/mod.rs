@@ -111,6 +111,11 @@ impl ConvShape {
         self.n_out * self.out_height() * self.out_width()
     }
 
+    /// Pixels of a channel of a result.
+    fn plane_len(&self) -> usize {
+        self.out_height() * self.out_width()
+    }
+
     /// Weights, without the bias.
     pub fn weight_len(&self) -> usize {
         self.n_out * self.patch_len()
@@ -278,8 +283,7 @@ impl Conv2d {
         bias: Option<&[f32]>,
         out: &mut [f32],
     ) -> Result<()> {
-        let patch_len = shape.patch_len();
-        let weight = MatRef::new(weight, shape.n_out, patch_len)?;
+        let weight = MatRef::new(weight, shape.n_out, shape.patch_len())?;
         self.columns.forget();
         for block in Blocks::new(shape, n_images) {
             let n_pixels = block.n_pixels(shape);
@@ -310,18 +314,29 @@ impl Conv2d {
         for block in Blocks::new(&shape, n_images) {
             let n_pixels = block.n_pixels(&shape);
             let columns = self.columns.gather(self.isa, &shape, images, &block);
-            let pixels = self.block.room(n_out * n_pixels);
-            let (isa, d_bias) = (self.isa, &mut self.d_bias);
             for part in block.parts(&shape) {
-                for_each_run(&shape, &part, |o, run, at| {
-                    let from = &d_out[run];
-                    pixels[o * n_pixels + at..][..from.len()].copy_from_slice(from);
-                    add_sum(isa, from, &mut d_bias[o]);
+                for_each_run(&shape, &part, |o, run, _| {
+                    add_sum(self.isa, &d_out[run], &mut self.d_bias[o]);
                 });
             }
-            let pixels = MatRef::new(pixels, n_out, n_pixels)?.t();
+            let pixels = match block.only_part(&shape) {
+                Some(part) => {
+                    let d_out = &d_out[start_of(&shape, &part)..];
+                    MatRef::with_strides(d_out, n_out, n_pixels, shape.plane_len(), 1)?
+                }
+                None => {
+                    let copied = self.block.room(n_out * n_pixels);
+                    for part in block.parts(&shape) {
+                        for_each_run(&shape, &part, |o, run, at| {
+                            let copied = &mut copied[o * n_pixels + at..][..run.len()];
+                            copied.copy_from_slice(&d_out[run]);
+                        });
+                    }
+                    MatRef::new(copied, n_out, n_pixels)?
+                }
+            };
             let sums = MatMut::new(d_weight, patch_len, n_out)?;
-            self.gemm.run(1.0, columns, pixels, 1.0, sums)?;
+            self.gemm.run(1.0, columns, pixels.t(), 1.0, sums)?;
         }
         Ok(())
     }
@@ -334,12 +349,16 @@ fn for_each_run(
     part: &Part,
     mut f: impl FnMut(usize, std::ops::Range<usize>, usize),
 ) {
-    let width = shape.out_width();
-    let plane = shape.out_height() * width;
+    let len = part.rows.len() * shape.out_width();
     for o in 0..shape.n_out {
-        let start = (part.image * shape.n_out + o) * plane + part.rows.start * width;
-        f(o, start..start + part.rows.len() * width, part.at);
+        let start = start_of(shape, part) + o * shape.plane_len();
+        f(o, start..start + len, part.at);
     }
+}
+
+/// Where the pixels of a part begin in the results, in the first channel.
+fn start_of(shape: &ConvShape, part: &Part) -> usize {
+    part.image * shape.out_len() + part.rows.start * shape.out_width()
 }
 
 /// `weight[o, c, ky, kx]` to `[c, o, k − 1 − ky, k − 1 − kx]`.
@@ -364,10 +383,11 @@ per_isa! {
 }
 
 per_isa! {
-    /// Adds all values, over sixteen partial sums.
+    /// Adds all values, over as many partial sums as four registers hold: an addition waits for the
+    /// one before it.
     fn add_sum(from: &[f32], to: &mut f32) {
-        let (blocks, rest) = from.as_chunks::<LANES>();
-        let mut partial = [0.0_f32; LANES];
+        let (blocks, rest) = from.as_chunks::<{ 4 * LANES }>();
+        let mut partial = [0.0_f32; 4 * LANES];
         for block in blocks {
             for (sum, x) in partial.iter_mut().zip(block) {
                 *sum += x;

@@ -35,16 +35,25 @@ impl Fingerprint {
     }
 }
 
+impl Fingerprint {
+    /// Half of its bits.
+    #[must_use]
+    pub fn short(self) -> u64 {
+        (self.0 >> 64) as u64 ^ self.0 as u64
+    }
+}
+
 /// Sixteen hexadecimal digits.
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", (self.0 >> 64) as u64 ^ self.0 as u64)
+        write!(f, "{:016x}", self.short())
     }
 }
 
 impl Model {
-    /// Tells this encoder from others: a hash of its tokenizer, and of the name, the shape and a row of
-    /// each tensor but those of its head. Reading all rows would take as long as loading the model.
+    /// Tells this encoder from others: a hash of its tokenizer, of what its config says of it without its
+    /// head, and of the name, the shape and a row of each tensor. Reading all rows would take as long as
+    /// loading the model.
     ///
     /// Two models that differ in pooling or length limit alone have the same one.
     ///
@@ -60,6 +69,7 @@ impl Model {
         names.sort_unstable();
         names.dedup();
         let mut fingerprint = Fingerprint::default();
+        fingerprint.add(format!("{spec:?}").as_bytes());
         fingerprint.add(self.tokenizer_json.as_deref().unwrap_or_default());
         for name in names {
             let shape = self.checkpoint.info(&name).map(|info| info.shape.clone());

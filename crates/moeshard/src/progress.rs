@@ -39,6 +39,8 @@ pub struct Progress {
     unit: Unit,
     bar: ProgressBar,
     started: Instant,
+    /// Units that were done before it.
+    before: u64,
     /// When the last log line was written.
     logged: Mutex<Instant>,
 }
@@ -63,8 +65,18 @@ impl Progress {
             unit,
             bar,
             started: now,
+            before: 0,
             logged: Mutex::new(now),
         }
+    }
+
+    /// The task goes on from where it was interrupted: what was done before says nothing of its pace.
+    #[must_use]
+    pub fn from(mut self, done: u64) -> Self {
+        self.before = done;
+        self.bar.set_position(done);
+        self.bar.reset_eta();
+        self
     }
 
     /// Some more units are done.
@@ -76,7 +88,9 @@ impl Progress {
     /// So many units are done, and this is worth saying besides.
     pub fn set(&self, n_bytes: u64, note: &str) {
         self.bar.set_position(n_bytes);
-        self.bar.set_message(format!("{} · {note}", self.label));
+        if !note.is_empty() {
+            self.bar.set_message(format!("{} · {note}", self.label));
+        }
         self.log();
     }
 
@@ -103,7 +117,8 @@ impl Progress {
 
     fn line(&self) -> String {
         let done = self.bar.position();
-        let rate = done as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
+        let now_done = done.saturating_sub(self.before);
+        let rate = now_done as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
         let message = self.bar.message();
         let unit = self.unit;
         let (so_far, per_second) = (unit.text(done), unit.text(rate as u64));

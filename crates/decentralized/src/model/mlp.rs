@@ -1,5 +1,7 @@
 //! Two layers with a ReLU in between.
 
+use moeshard_tensor::linalg::relu;
+
 use super::linear::{backward, forward, init_layer, layer_params};
 use super::loss::cross_entropy_gradient;
 use super::{Batch, Mat, Model, Scratch};
@@ -33,7 +35,7 @@ impl Mlp {
     fn hidden(&self, params: &[f32], x: &[f32], hidden: &mut [f32], scratch: &mut Scratch) {
         let first = &params[..self.n_first()];
         forward(first, x, self.n_features, hidden, scratch);
-        hidden.iter_mut().for_each(|h| *h = h.max(0.0));
+        relu(hidden);
     }
 }
 

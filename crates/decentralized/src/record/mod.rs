@@ -45,13 +45,13 @@ pub struct RunHeader {
     pub name: String,
     /// The topology as on the command line, with its parameters.
     pub topology: String,
-    /// Such as `d-sgd` or `d-sgd+clique-averaging`.
+    /// Such as `d-sgd` or `d-sgd + clique averaging`, with what else is not as usual.
     pub algorithm: String,
     /// Such as `linear` or `gn-lenet`.
     pub model: String,
     /// Data set or task, such as `mnist`.
     pub task: String,
-    /// How examples were dealt out to nodes, such as `shards:2`.
+    /// How examples were dealt out to nodes, such as `shards:k=2`.
     pub partition: String,
     /// From which everything random follows.
     pub seed: u64,
@@ -108,14 +108,18 @@ pub struct Evaluation {
     /// `(1/n) Σ_i ‖θ_i − θ̄‖²`.
     #[serde(deserialize_with = "null_as_nan")]
     pub consensus_distance: f64,
-    /// Neighborhood heterogeneity measured at this point: of gradients, or of labels where the mixing
-    /// matrices vary. None if not measured.
+    /// Neighborhood heterogeneity of the gradients at this point. None if not measured.
     pub heterogeneity: Option<Heterogeneity>,
     /// Bytes sent since the start, over all nodes, directed, every round counted.
     pub bytes_sent: u64,
     /// Messages sent since the start, counted the same way.
     pub messages: u64,
-    /// Seconds of training since the start.
+    /// By how much absent nodes have made the mixing matrix other than doubly stochastic so far: the mean
+    /// absolute deviation of its columns' sums from one. None where nobody is ever absent.
+    #[serde(default)]
+    pub absence_bias: Option<f64>,
+    /// Seconds of training since the start; if it was interrupted, without the rounds since the evaluation
+    /// before.
     pub train_s: f64,
     /// Seconds of evaluation since the start, apart from training.
     pub eval_s: f64,
@@ -184,7 +188,8 @@ pub struct RunEnd {
     pub train_s: f64,
     /// Seconds of evaluation.
     pub eval_s: f64,
-    /// Seconds from the start of the process, with loading the data and learning the topology.
+    /// Seconds of the run, without loading the data and learning the topology; if it was interrupted,
+    /// since it went on.
     pub wall_s: f64,
 }
 

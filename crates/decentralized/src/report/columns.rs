@@ -52,7 +52,7 @@ pub(super) struct Column {
 }
 
 /// The columns of numbers, those of training first.
-pub(super) const COLUMNS: [Column; 10] = [
+pub(super) const COLUMNS: [Column; 11] = [
     Column {
         head: "Bytes sent",
         title: "Over all nodes and rounds",
@@ -62,6 +62,11 @@ pub(super) const COLUMNS: [Column; 10] = [
         head: "Training time",
         title: "Without evaluation",
         cell: |run| last(run, |e| text::seconds(e.train_s)),
+    },
+    Column {
+        head: "Absence bias",
+        title: "Mean absolute deviation from one of the columns of W, over rounds: what absent nodes do to it",
+        cell: |run| last(run, |e| optional(e.absence_bias)),
     },
     Column {
         head: "Edges",

@@ -111,8 +111,9 @@ fn base(n_nodes: usize, base: usize) -> Vec<Round> {
     rounds
 }
 
-/// The prime factors of `n` up to `base`, gathered to the largest factors up to `base`, largest
-/// first.
+/// The prime factors of `n` up to `base`, gathered greedily to the largest factors up to `base`, largest
+/// first, as the authors' program does: for n up to 1,000 and base up to 11 that takes a round more than
+/// it could for 216 and 648 nodes and base 8 alone.
 fn factors(n: usize, base: usize) -> Vec<usize> {
     let mut rest = n;
     let mut factors = Vec::new();

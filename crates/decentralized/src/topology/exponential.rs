@@ -23,7 +23,7 @@ impl Topology for Exponential {
     }
 
     fn connect(&self, nodes: &Nodes<'_>, _: &mut Rng) -> Result<Schedule, TopologyError> {
-        nodes.check("exponential", usize::BITS as usize)?;
+        nodes.check("exponential", powers_of_two(nodes.n_nodes).count())?;
         let offsets: Vec<usize> = powers_of_two(nodes.n_nodes).collect();
         Ok(Schedule::fixed(circulant(nodes.n_nodes, &offsets)))
     }
@@ -35,7 +35,7 @@ impl Topology for OnePeerExponential {
     }
 
     fn connect(&self, nodes: &Nodes<'_>, _: &mut Rng) -> Result<Schedule, TopologyError> {
-        nodes.check("one-peer-exponential", usize::BITS as usize)?;
+        nodes.check("one-peer-exponential", powers_of_two(nodes.n_nodes).count())?;
         let n_nodes = nodes.n_nodes;
         let mut rounds: Vec<_> = powers_of_two(n_nodes)
             .map(|offset| circulant(n_nodes, &[offset]))

@@ -146,6 +146,10 @@ fn write_whole(path: &Path, saved: &SavedSchedule) -> io::Result<()> {
     buffered.write_all(b"\n")?;
     buffered.flush()?;
     drop(buffered);
+    // Temporary files are for their owner alone.
+    #[cfg(unix)]
+    file.as_file()
+        .set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
     file.persist(path)?;
     Ok(())
 }

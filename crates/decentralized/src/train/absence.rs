@@ -36,6 +36,8 @@ pub struct Absence {
     has_left: Vec<bool>,
     /// `[n_nodes]`: neither receives nor sends.
     is_cut_off: Vec<bool>,
+    /// Whether others have left than in the round before.
+    has_changed: bool,
 }
 
 /// Stream of the seed from which rounds draw, beyond those of nodes.
@@ -47,18 +49,22 @@ impl Absence {
         Self {
             has_left: vec![false; n_nodes],
             is_cut_off: vec![false; n_nodes],
+            has_changed: false,
         }
     }
 
     /// Draws who misses round `round`, given who had left before it.
     pub(super) fn advance(&mut self, absences: &Absences, seed: u64, round: u64) {
         let mut rng = seed::rng(seed, STREAM + round);
+        self.has_changed = false;
         for (has_left, is_cut_off) in self.has_left.iter_mut().zip(&mut self.is_cut_off) {
             let turn = match *has_left {
                 true => absences.come_back,
                 false => absences.leave,
             };
-            *has_left ^= rng.random_bool(turn);
+            let turns = rng.random_bool(turn);
+            *has_left ^= turns;
+            self.has_changed |= turns;
             *is_cut_off = rng.random_bool(absences.straggle) || *has_left;
         }
     }
@@ -66,6 +72,11 @@ impl Absence {
     /// Whether a node has left, and computes nothing.
     pub(super) fn has_left(&self, node: usize) -> bool {
         self.has_left[node]
+    }
+
+    /// Whether a node has left, or come back, since the round before.
+    pub(super) fn has_changed(&self) -> bool {
+        self.has_changed
     }
 
     /// Whether a row is exchanged between two nodes.

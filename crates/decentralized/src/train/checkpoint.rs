@@ -10,13 +10,15 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 
+use super::state::Saved;
 use super::trainer::Trainer;
 use super::{Result, TrainError};
 
 /// The state of all nodes between two rounds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Checkpoint {
-    /// What was trained how, as far as a run that goes on must agree with it.
+    /// What was trained how, as far as a run that goes on must agree with it: parts between semicolons, of
+    /// which an error names those that differ.
     pub fingerprint: String,
     /// Numbers by name.
     pub numbers: Vec<(String, f64)>,
@@ -25,7 +27,7 @@ pub struct Checkpoint {
 }
 
 /// Names the version of the format.
-const FORMAT: &str = "moeshard-training-1";
+const FORMAT: &str = "moeshard-training-2";
 
 /// The entry of the file's metadata that holds the rest.
 const METADATA: &str = "moeshard";
@@ -117,10 +119,9 @@ impl Trainer<'_> {
             numbers: self.numbers().map(|(name, x)| (name.to_owned(), x)).into(),
             matrices: Vec::new(),
         };
-        let n_local = self.run.nodes.len();
-        for (name, matrix) in self.state.saved_mut() {
-            if let Some(all) = (self.transport).gather(matrix.len() / n_local.max(1), matrix)? {
-                checkpoint.matrices.push((name.to_owned(), all));
+        for saved in self.state.saved_mut() {
+            if let Some(all) = (self.transport).gather(saved.row_len, saved.rows)? {
+                checkpoint.matrices.push((saved.name.to_owned(), all));
             }
         }
         Ok((self.transport.rank() == 0).then_some(checkpoint))
@@ -137,26 +138,41 @@ impl Trainer<'_> {
         path: &Path,
     ) -> Result<()> {
         if checkpoint.fingerprint != fingerprint {
-            let theirs = &checkpoint.fingerprint;
-            let reason = format_args!("it is of another run: {theirs}, expected {fingerprint}");
+            let reason = difference(&checkpoint.fingerprint, fingerprint);
             return Err(failed(path, &reason));
         }
         let n_nodes = self.run.task.partition.nodes.len();
         let nodes = self.run.nodes.clone();
-        for (name, matrix) in self.state.saved_mut() {
-            let row_len = matrix.len() / nodes.len().max(1);
+        for Saved {
+            name,
+            row_len,
+            rows,
+        } in self.state.saved_mut()
+        {
             let saved = checkpoint.matrices.iter().find(|(n, _)| n == name);
             let Some((_, saved)) = saved.filter(|(_, m)| m.len() == n_nodes * row_len) else {
                 let reason = format_args!("{name} is missing or not [{n_nodes}, {row_len}]");
                 return Err(failed(path, &reason));
             };
-            matrix.copy_from_slice(&saved[nodes.start * row_len..nodes.end * row_len]);
+            rows.copy_from_slice(&saved[nodes.start * row_len..nodes.end * row_len]);
         }
         self.set_numbers(|name| {
             let missing = || failed(path, &format_args!("{name} is missing"));
             checkpoint.number(name).ok_or_else(missing)
         })
     }
+}
+
+/// Says where two fingerprints, lists of parts between semicolons, differ.
+fn difference(theirs: &str, ours: &str) -> String {
+    let (theirs, ours): (Vec<_>, Vec<_>) =
+        (theirs.split("; ").collect(), ours.split("; ").collect());
+    if theirs.len() != ours.len() {
+        return format!("it is of another run: {}", theirs.join("; "));
+    }
+    let pairs = theirs.into_iter().zip(ours).filter(|(a, b)| a != b);
+    let pairs: Vec<_> = pairs.map(|(a, b)| format!("{a}, expected {b}")).collect();
+    format!("it is of another run: {}", pairs.join("; "))
 }
 
 /// Writes beside the file, then renames.

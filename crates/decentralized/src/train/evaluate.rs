@@ -2,10 +2,13 @@
 
 use std::ops::Range;
 
+use rand::seq::SliceRandom;
+
 use super::Result;
 use super::gradients::Worker;
 use super::trainer::{Task, Trainer};
 use crate::measures::Heterogeneity;
+use crate::seed::{self, Rng};
 use crate::topology::Schedule;
 
 /// Examples that a thread takes at a time.
@@ -18,20 +21,27 @@ pub struct Evaluation {
     pub accuracy: Vec<f32>,
     /// Mean cross-entropy of all models on the test examples.
     pub loss: f64,
-    /// Mean of the batches' losses since the last evaluation, as training saw them.
+    /// Mean of the batches' losses since the last evaluation, as training saw them, over the nodes that
+    /// trained; zero if none has.
     pub train_loss: f64,
     /// `(1/n) Σ_i ‖θ_i − θ̄‖²`
     pub consensus_distance: f64,
 }
 
-/// Most examples of a node whose gradients are measured for the heterogeneity: enough to tell bias
-/// from noise, few beside a pass over the data.
+/// Most examples of a node whose gradients are measured for the heterogeneity: few beside a pass over
+/// the data.
 const HETEROGENEITY_EXAMPLES: usize = 128;
+
+/// Streams of the seed from which these examples are drawn, one for each node.
+const STREAMS: u64 = 1 << 61;
 
 impl Trainer<'_> {
     /// Neighborhood heterogeneity of the gradients at the mean of all models, with the mixing matrix of
-    /// the next round; on rank 0, nothing elsewhere. A node's gradient is that of its first examples, its
-    /// noise follows from how far the gradients of their two halves are apart.
+    /// the next round; on rank 0, nothing elsewhere.
+    ///
+    /// A node's gradient is measured on examples drawn once from its own, always the same. What that
+    /// adds to the bias is taken off again, so that the bias of a good topology is near zero, give or
+    /// take; the variance is that of the gradient of a batch.
     ///
     /// # Communication
     /// Two gathers and a broadcast; every rank must call it.
@@ -45,29 +55,40 @@ impl Trainer<'_> {
             models.map_or_else(|| vec![0.0; n_params], |models| mean_row(&models, n_params));
         self.transport.broadcast(&mut mean)?;
 
-        // Of each node: the gradient, then the variance of that of one batch.
-        let row_len = n_params + 1;
+        // Of each node: the gradient, the variance of that of a batch, and that of the one measured.
+        let row_len = n_params + 2;
         let mut rows = vec![0.0; self.run.nodes.len() * row_len];
-        let (run, batch_size) = (&self.run, self.settings.batch_size.get());
-        let examples = &run.task.partition.nodes[run.nodes.clone()];
-        let mut items: Vec<_> = rows.chunks_exact_mut(row_len).zip(examples).collect();
+        let run = &self.run;
+        let (seed, batch_size) = (self.settings.seed, self.settings.batch_size.get());
+        let mut items: Vec<_> = rows
+            .chunks_exact_mut(row_len)
+            .zip(run.nodes.clone())
+            .collect();
         let workers = self.gradients.workers();
         run.threads
-            .for_each_item(workers, &mut items, |worker, _, (row, examples)| {
-                let examples = &examples[..examples.len().min(HETEROGENEITY_EXAMPLES)];
+            .for_each_item(workers, &mut items, |worker, _, (row, node)| {
+                let all = &run.task.partition.nodes[*node];
+                let sample = sample(all, &mut seed::rng(seed, STREAMS + *node as u64));
                 let (gradient, noise) = row.split_at_mut(n_params);
-                noise[0] =
-                    worker.gradient_and_noise(&run.task, &mean, examples, batch_size, gradient);
+                let of_one = worker.gradient_and_variance(&run.task, &mean, &sample, gradient);
+                noise[0] = (of_one * share_left(batch_size, all.len())) as f32;
+                noise[1] = (of_one * share_left(sample.len(), all.len())) as f32;
             });
         let Some(rows) = self.transport.gather(row_len, &rows)? else {
             return Ok(None);
         };
         let nodes = || rows.chunks_exact(row_len);
         let gradients: Vec<f32> = nodes().flat_map(|row| &row[..n_params]).copied().collect();
-        let noise: f64 = nodes().map(|row| f64::from(row[n_params])).sum();
-        let noise = noise / nodes().len() as f64;
+        let mean_of = |at: usize| {
+            let sum: f64 = nodes().map(|row| f64::from(row[n_params + at])).sum();
+            sum / nodes().len() as f64
+        };
         let mixing = schedule.mixing(self.run.round as usize);
-        Ok(Some(Heterogeneity::of_gradients(mixing, &gradients, noise)))
+        let of_unit_noise = Heterogeneity::of_gradients(mixing, &gradients, 1.0);
+        Ok(Some(Heterogeneity {
+            bias: (of_unit_noise.bias - mean_of(1) * of_unit_noise.variance).max(0.0),
+            variance: mean_of(0) * of_unit_noise.variance,
+        }))
     }
 
     /// Measures the models; on rank 0 of all nodes, nothing elsewhere.
@@ -80,24 +101,20 @@ impl Trainer<'_> {
     pub fn evaluate(&mut self) -> Result<Option<Evaluation>> {
         let scores = self.test_scores();
         let scores = self.transport.gather(2, &scores)?;
-        let train_losses = self.transport.gather(1, &self.state.losses)?;
-        let n_rounds = self.run.round - self.evaluated;
+        let train_losses = self.transport.gather(2, &self.state.losses)?;
         self.state.losses.fill(0.0);
-        self.evaluated = self.run.round;
+        self.evaluated = Some(self.run.round);
         let n_params = self.run.task.model.n_params();
         let models = self.transport.gather(n_params, &self.state.models)?;
         let (Some(scores), Some(models), Some(train_losses)) = (scores, models, train_losses)
         else {
             return Ok(None);
         };
-        let n_nodes = train_losses.len() as f64;
-        let mean = |values: &mut dyn Iterator<Item = &f32>| {
-            values.map(|&value| f64::from(value)).sum::<f64>() / n_nodes
-        };
+        let losses = scores.iter().skip(1).step_by(2).copied();
         Ok(Some(Evaluation {
             accuracy: scores.iter().copied().step_by(2).collect(),
-            loss: mean(&mut scores.iter().skip(1).step_by(2)),
-            train_loss: mean(&mut train_losses.iter()) / n_rounds.max(1) as f64,
+            loss: mean(losses.map(f64::from)),
+            train_loss: mean_loss(&train_losses),
             consensus_distance: self.distance_from_mean(&models),
         }))
     }
@@ -156,6 +173,34 @@ impl Trainer<'_> {
         });
         sums.iter().sum::<f64>() / n_nodes as f64
     }
+}
+
+/// Some of a node's examples, drawn at random: an even number, or one of one.
+fn sample(examples: &[u32], rng: &mut Rng) -> Vec<u32> {
+    let mut sample = examples.to_vec();
+    let n = match sample.len().min(HETEROGENEITY_EXAMPLES) {
+        // Both halves of it are the one example, so that there is no noise.
+        1 => return vec![sample[0]; 2],
+        n => n - n % 2,
+    };
+    sample.partial_shuffle(rng, n).0.to_vec()
+}
+
+/// The variance of a mean of `n` values drawn from `of` without putting back, as a share of one value's.
+fn share_left(n: usize, of: usize) -> f64 {
+    (1.0 / n as f64 - 1.0 / of as f64).max(0.0)
+}
+
+/// The mean over nodes of their batches' mean loss, given sums and numbers, `[n_nodes, 2]`.
+fn mean_loss(losses: &[f32]) -> f64 {
+    let nodes = losses.as_chunks::<2>().0.iter();
+    let trained = nodes.filter(|[_, number]| *number > 0.0);
+    mean(trained.map(|&[sum, number]| f64::from(sum) / f64::from(number)))
+}
+
+/// Zero of nothing.
+fn mean(values: impl Iterator<Item = f64> + Clone) -> f64 {
+    values.clone().sum::<f64>() / values.count().max(1) as f64
 }
 
 /// Of some test examples, how many a model gets right, and the sum of its losses.

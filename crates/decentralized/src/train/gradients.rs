@@ -1,6 +1,6 @@
 //! What each node computes on its own.
 
-use moeshard_tensor::linalg::{self, Threads, gather_rows};
+use moeshard_tensor::linalg::{self, gather_rows};
 
 use super::trainer::{Run, Task};
 use crate::batches::Batches;
@@ -13,15 +13,15 @@ pub(super) struct Gradients {
     workers: Vec<Worker>,
     /// `[n_local]`: the order in which each node goes through its examples.
     batches: Vec<NodeBatches>,
-    /// `[n_local]`: of the round's batches.
-    losses: Vec<f32>,
+    /// `[n_local]`: of the round's batches; nothing of a node that has left.
+    losses: Vec<Option<f32>>,
 }
 
 impl Gradients {
     pub(super) fn new(n_threads: usize, batches: Vec<Batches>) -> Self {
         Self {
             workers: (0..n_threads).map(|_| Worker::default()).collect(),
-            losses: vec![0.0; batches.len()],
+            losses: vec![None; batches.len()],
             batches: batches.into_iter().map(NodeBatches::new).collect(),
         }
     }
@@ -50,12 +50,12 @@ impl Gradients {
         (run.threads).for_each_item(&mut self.workers, &mut nodes, |worker, i, node| {
             let (rows, batches, loss) = node;
             if run.has_left(run.nodes.start + i) {
-                **loss = 0.0;
+                **loss = None;
                 return f(None, rows);
             }
             let batch = batches.of_round(run.round);
             let (batch_loss, gradient) = worker.gradient(&run.task, rows[0], batch);
-            **loss = batch_loss;
+            **loss = Some(batch_loss);
             f(Some(gradient), rows);
         });
         self.mean_loss()
@@ -74,17 +74,22 @@ impl Gradients {
         })
     }
 
-    /// Adds the losses of the round's batches to `sums`, `[n_local]`.
+    /// Adds the losses of the round's batches to sums and numbers, `[n_local, 2]`.
     pub(super) fn add_losses(&self, sums: &mut [f32]) {
-        for (sum, loss) in sums.iter_mut().zip(&self.losses) {
-            *sum += loss;
+        let sums = sums.as_chunks_mut::<2>().0;
+        for ([sum, number], loss) in sums.iter_mut().zip(&self.losses) {
+            if let Some(loss) = loss {
+                *sum += loss;
+                *number += 1.0;
+            }
         }
     }
 
-    /// Over this rank's nodes; those that have left count as zero.
+    /// Over this rank's nodes that have not left; zero if all have.
     fn mean_loss(&self) -> f32 {
-        let sum: f64 = self.losses.iter().map(|&loss| f64::from(loss)).sum();
-        (sum / self.losses.len().max(1) as f64) as f32
+        let losses = || self.losses.iter().flatten();
+        let sum: f64 = losses().map(|&loss| f64::from(loss)).sum();
+        (sum / losses().count().max(1) as f64) as f32
     }
 }
 
@@ -153,42 +158,42 @@ impl Worker {
         (loss, &self.gradient)
     }
 
-    /// The gradient over `examples`, and the variance of that over a batch of `batch_size`, estimated
-    /// from the two halves: with m examples of variance σ² each, `E‖g₁ − g₂‖² = 4σ²/m`.
-    pub(super) fn gradient_and_noise(
+    /// The gradient over `examples`, whose number is even, and the variance S² of one example's, from
+    /// how far those of the two halves are apart: of m drawn at random `E‖g₁ − g₂‖² = 4·S²/m`.
+    pub(super) fn gradient_and_variance(
         &mut self,
         task: &Task<'_>,
         params: &[f32],
         examples: &[u32],
-        batch_size: usize,
         gradient: &mut [f32],
-    ) -> f32 {
+    ) -> f64 {
         let (first, second) = examples.split_at(examples.len() / 2);
-        let (_, of_second) = self.gradient(task, params, second);
-        gradient.copy_from_slice(of_second);
-        if first.is_empty() {
-            return 0.0;
-        }
-        let (_, of_first) = self.gradient(task, params, first);
+        gradient.copy_from_slice(self.gradient(task, params, first).1);
+        let of_second = self.gradient(task, params, second).1;
         let mut distance = 0.0f64;
-        for (g, &other) in gradient.iter_mut().zip(of_first) {
+        for (g, &other) in gradient.iter_mut().zip(of_second) {
             distance += f64::from(*g - other).powi(2);
             *g = f32::midpoint(*g, other);
         }
-        let of_one = distance * examples.len() as f64 / 4.0;
-        (of_one / batch_size as f64) as f32
+        distance * examples.len() as f64 / 4.0
     }
 }
 
-/// Calls `f(rows)` for each of `n` nodes, with its row of each matrix.
+/// Calls `f(rows)` for each node of this rank that has not left, with its row of each matrix, and
+/// `if_left(rows)` for the others.
 pub(super) fn for_each_node<const N: usize>(
-    threads: &Threads,
-    n: usize,
+    run: &Run<'_>,
     matrices: [&mut [f32]; N],
     f: impl Fn(&mut [&mut [f32]; N]) + Sync,
+    if_left: impl Fn(&mut [&mut [f32]; N]) + Sync,
 ) {
-    let mut nodes = rows_of_nodes(n, matrices);
-    threads.for_each_chunk(&mut nodes, 1, |_, node| f(&mut node[0]));
+    let mut nodes = rows_of_nodes(run.nodes.len(), matrices);
+    (run.threads).for_each_chunk(&mut nodes, 1, |i, node| {
+        match run.has_left(run.nodes.start + i) {
+            true => if_left(&mut node[0]),
+            false => f(&mut node[0]),
+        }
+    });
 }
 
 /// The row of each of `n` nodes in each matrix; of an empty matrix the rows are empty.

@@ -3,8 +3,10 @@
 
 use super::gradients::for_each_node;
 use super::settings::{Method, MixOrder};
-use super::trainer::{State, Trainer};
-use super::{Result, TrainError};
+use super::state::State;
+use super::trainer::Trainer;
+use super::{Result, TrainError, cliques};
+use crate::topology::Schedule;
 
 impl Trainer<'_> {
     /// One round of D-SGD; the batches' mean loss.
@@ -41,7 +43,7 @@ impl Trainer<'_> {
 
     /// The same with gradients averaged over cliques, or models averaged before the step.
     fn step_apart(&mut self, momentum: f32, order: MixOrder) -> Result<f32> {
-        let (eta, n_local) = (self.settings.learning_rate, self.run.nodes.len());
+        let eta = self.settings.learning_rate;
         let State {
             models,
             direction,
@@ -62,8 +64,7 @@ impl Trainer<'_> {
         let has_momentum = !direction.is_empty();
         let matrices = [models, direction, gradients, self.mixer.local_mut()];
         for_each_node(
-            &self.run.threads,
-            n_local,
+            &self.run,
             matrices,
             |[model, velocity, gradient, send]| {
                 if has_momentum {
@@ -75,6 +76,7 @@ impl Trainer<'_> {
                     MixOrder::BeforeStep => send.copy_from_slice(model),
                 }
             },
+            |[model, _, _, send]| send.copy_from_slice(model),
         );
         self.mix_models()?;
         if order == MixOrder::BeforeStep {
@@ -82,18 +84,16 @@ impl Trainer<'_> {
                 models, gradients, ..
             } = &mut self.state;
             let matrices = [models.as_mut_slice(), gradients];
-            for_each_node(&self.run.threads, n_local, matrices, |[model, v]| {
-                step_in_place(model, eta, v);
-            });
+            let step = |[model, v]: &mut [&mut [f32]; 2]| step_in_place(model, eta, v);
+            for_each_node(&self.run, matrices, step, |_| ());
         }
         Ok(loss)
     }
 
-    /// `y = W(y + g − g')` (at first `y = g`), `θ = W(θ − η·y)`, where g' is the gradient of the round
-    /// before.
+    /// `y = W(y + g − g')` (when it [begins](super::trainer::Run::begins) `y = g`), `θ = W(θ − η·y)`, where
+    /// g' is the gradient of the round before.
     pub(super) fn gradient_tracking(&mut self) -> Result<f32> {
-        let (eta, n_local) = (self.settings.learning_rate, self.run.nodes.len());
-        let is_first = self.run.round == 0;
+        let (eta, begins) = (self.settings.learning_rate, self.run.begins());
         let State {
             models,
             direction,
@@ -108,16 +108,20 @@ impl Trainer<'_> {
                 let Some(gradient) = gradient else {
                     return send.copy_from_slice(tracked);
                 };
-                for (i, &g) in gradient.iter().enumerate() {
-                    send[i] = tracked[i] + g - previous[i];
+                match begins {
+                    true => send.copy_from_slice(gradient),
+                    false => {
+                        for (i, &g) in gradient.iter().enumerate() {
+                            send[i] = tracked[i] + g - previous[i];
+                        }
+                    }
                 }
                 previous.copy_from_slice(gradient);
             },
         );
         let round = self.run.round_of(self.run.round, &self.run.weights);
         let transport = &mut *self.transport;
-        match is_first {
-            // All zeros before the first round, so that what is sent is g.
+        match begins {
             true => direction.copy_from_slice(self.mixer.local_mut()),
             false => (self.mixer).mix(&round, &self.run.threads, transport, direction)?,
         }
@@ -126,18 +130,21 @@ impl Trainer<'_> {
             &mut self.state.direction,
             self.mixer.local_mut(),
         ];
-        for_each_node(&self.run.threads, n_local, matrices, |[model, y, send]| {
-            step(model, eta, y, send);
-        });
+        for_each_node(
+            &self.run,
+            matrices,
+            |[model, y, send]| step(model, eta, y, send),
+            |[model, _, send]| send.copy_from_slice(model),
+        );
         self.mix_models()?;
         Ok(loss)
     }
 
-    /// `θ = W(2θ − η·g − (θ' − η·g'))`, where the bracket is where the round before stepped to; at first
-    /// `θ = W(θ − η·g)`.
+    /// `θ = W(2θ − η·g − (θ' − η·g'))`, where the bracket is where the round before stepped to; when
+    /// it [begins](super::trainer::Run::begins) `θ = W(θ − η·g)`.
     pub(super) fn d2(&mut self) -> Result<f32> {
         let eta = self.settings.learning_rate;
-        let is_first = self.run.round == 0;
+        let begins = self.run.begins();
         let State {
             models, previous, ..
         } = &mut self.state;
@@ -145,9 +152,12 @@ impl Trainer<'_> {
         let loss =
             self.gradients
                 .of_batches(&self.run, matrices, |gradient, [model, previous, send]| {
+                    let Some(gradient) = gradient else {
+                        return send.copy_from_slice(model);
+                    };
                     for (i, x) in model.iter().enumerate() {
-                        let stepped = x - eta * gradient.map_or(0.0, |g| g[i]);
-                        let correction = if is_first { 0.0 } else { x - previous[i] };
+                        let stepped = x - eta * gradient[i];
+                        let correction = if begins { 0.0 } else { x - previous[i] };
                         send[i] = stepped + correction;
                         previous[i] = stepped;
                     }
@@ -165,14 +175,30 @@ impl Trainer<'_> {
 }
 
 impl Method {
-    /// Whether the method goes with a mixing matrix of this smallest eigenvalue; directed and varying
-    /// ones have none.
+    /// Whether the method goes with a topology, whose mixing matrix has this smallest eigenvalue; directed
+    /// and varying ones have none.
     ///
     /// # Errors
-    /// [`TrainError::Unsuitable`] if it does not converge with it.
-    pub fn check_topology(&self, topology: &str, smallest_eigenvalue: Option<f64>) -> Result<()> {
-        if *self != Method::D2 || smallest_eigenvalue.is_some_and(|smallest| smallest > -1.0 / 3.0)
-        {
+    /// [`TrainError::Unsuitable`] if it does not converge on it, or has no cliques to average over.
+    pub fn check_topology(
+        &self,
+        topology: &str,
+        schedule: &Schedule,
+        smallest_eigenvalue: Option<f64>,
+    ) -> Result<()> {
+        let Method::D2 = self else {
+            return match self {
+                Method::DSgd {
+                    clique_averaging: true,
+                    ..
+                } => cliques::check(topology, schedule),
+                _ => Ok(()),
+            };
+        };
+        // At −1/3 itself, that of every even ring, one part of the models never decays; rounding may
+        // put it on either side.
+        let is_above = |smallest: f64| smallest > -1.0 / 3.0 + 1e-9;
+        if smallest_eigenvalue.is_some_and(is_above) {
             return Ok(());
         }
         Err(TrainError::Unsuitable {

@@ -1,13 +1,14 @@
 //! Training on many nodes, each with data of its own, that average their models by a mixing matrix.
 //!
 //! In reading order: [`settings`] says what is trained how; [`transport`] is how the ranks of a run
-//! reach one another; [`absence`] is who misses a round; [`mpi`] is one of those ways; `mixer` averages
-//! models; `methods` are the
-//! algorithms, one function each; [`trainer`] runs rounds; [`evaluate`] measures how good the models
-//! are and how far apart; [`checkpoint`] is a run on disk.
+//! reach one another, and [`mpi`] one way to do it; [`absence`] is who misses a round; `mixer` averages
+//! models, and `cliques` gradients; `gradients` is what nodes compute; `methods` are the algorithms, one
+//! function each, on a `state`; [`trainer`] runs rounds; [`evaluate`] measures how good the models are
+//! and how far apart; [`checkpoint`] is a run on disk.
 
 pub mod absence;
 pub mod checkpoint;
+mod cliques;
 mod error;
 pub mod evaluate;
 mod gradients;
@@ -15,6 +16,7 @@ mod methods;
 mod mixer;
 pub mod mpi;
 pub mod settings;
+mod state;
 pub mod trainer;
 pub mod transport;
 

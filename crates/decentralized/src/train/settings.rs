@@ -67,7 +67,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    pub(super) fn check(&self) -> Result<()> {
+    /// That training with them can begin.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] names the first that is out of range.
+    pub fn check(&self) -> Result<()> {
         let wrong = |setting, expected, got: String| {
             Err(TrainError::Setting {
                 setting,

@@ -6,9 +6,11 @@ use std::ops::Range;
 use moeshard_tensor::linalg::Threads;
 
 use super::absence::Absence;
+use super::cliques::CliqueMixer;
 use super::gradients::Gradients;
 use super::mixer::{Mixer, Round, Weights, rows_of};
 use super::settings::{Method, Settings};
+use super::state::State;
 use super::transport::{Transport, deal};
 use super::{Result, TrainError};
 use crate::batches::Batches;
@@ -16,7 +18,6 @@ use crate::data::Dataset;
 use crate::measures::n_messages;
 use crate::model::Model;
 use crate::partition::Partition;
-use crate::seed;
 use crate::topology::Schedule;
 
 /// What is learned from what.
@@ -41,12 +42,12 @@ pub struct Trainer<'a> {
     pub(super) clique_mixer: Option<CliqueMixer>,
     pub(super) gradients: Gradients,
     pub(super) state: State,
-    n_links: Links,
+    n_links: LinkCounts,
     messages: u64,
     /// Sum over rounds.
     absence_bias: f64,
-    /// The round before which the last evaluation was.
-    pub(super) evaluated: u64,
+    /// The round before which the last evaluation was, if there was one.
+    pub(super) evaluated: Option<u64>,
 }
 
 /// What stays the same during a round.
@@ -63,33 +64,11 @@ pub(super) struct Run<'a> {
 }
 
 /// How many rows nodes send to one another in a round if nobody is absent.
-struct Links {
+struct LinkCounts {
     /// Of models, by round of the schedule.
     models: Vec<u64>,
     /// Of gradients within cliques.
     gradients: u64,
-}
-
-/// Averages gradients over cliques.
-pub(super) struct CliqueMixer {
-    pub(super) mixer: Mixer,
-    /// The one matrix of it.
-    pub(super) weights: Vec<Weights>,
-}
-
-/// Everything that rounds change, `[n_local, n_params]` each; empty where the method has no need of it.
-#[derive(Debug, Default)]
-pub(super) struct State {
-    /// θ
-    pub(super) models: Vec<f32>,
-    /// The momentum's velocity, or the gradient tracked.
-    pub(super) direction: Vec<f32>,
-    /// The gradient of the round before, or (D²) where its step alone led.
-    pub(super) previous: Vec<f32>,
-    /// Gradients of the round, where they have to be kept for a while.
-    pub(super) gradients: Vec<f32>,
-    /// `[n_local]`: sum over the rounds since the last evaluation.
-    pub(super) losses: Vec<f32>,
 }
 
 impl<'a> Trainer<'a> {
@@ -141,10 +120,10 @@ impl<'a> Trainer<'a> {
                 nodes,
                 weights,
             },
-            n_links: Links::of(schedule),
+            n_links: LinkCounts::of(schedule),
             messages: 0,
             absence_bias: 0.0,
-            evaluated: 0,
+            evaluated: None,
             settings,
             transport,
             mixer,
@@ -156,6 +135,13 @@ impl<'a> Trainer<'a> {
     #[must_use]
     pub fn n_rounds(&self) -> u64 {
         self.run.round
+    }
+
+    /// The round before which models were last measured, on whatever ranks: a run that goes on knows it
+    /// from its checkpoint.
+    #[must_use]
+    pub fn last_evaluation(&self) -> Option<u64> {
+        self.evaluated
     }
 
     /// Rows of parameters or gradients that nodes have sent to other nodes, all nodes together, each
@@ -233,7 +219,10 @@ impl<'a> Trainer<'a> {
             ("round", self.run.round as f64),
             ("messages", self.messages as f64),
             ("absence_bias", self.absence_bias),
-            ("evaluated", self.evaluated as f64),
+            (
+                "evaluated",
+                self.evaluated.map_or(-1.0, |round| round as f64),
+            ),
         ]
     }
 
@@ -242,7 +231,8 @@ impl<'a> Trainer<'a> {
         self.run.round = number("round")? as u64;
         self.messages = number("messages")? as u64;
         self.absence_bias = number("absence_bias")?;
-        self.evaluated = number("evaluated")? as u64;
+        let evaluated = number("evaluated")?;
+        self.evaluated = (evaluated >= 0.0).then_some(evaluated as u64);
         if let Some(absence) = &mut self.run.absence {
             // Who has left follows from all rounds before.
             let Settings { absences, seed, .. } = &self.settings;
@@ -259,8 +249,7 @@ impl<'a> Trainer<'a> {
         let n_models = self.n_links.models[round] - n_lost(weights);
         let n_gradients = match (&self.clique_mixer, self.settings.method) {
             (Some(cliques), _) => self.n_links.gradients - n_lost(&cliques.weights[0]),
-            // The first round has nothing to track yet.
-            (None, Method::GradientTracking) if self.run.round > 0 => n_models,
+            (None, Method::GradientTracking) if !self.run.begins() => n_models,
             _ => 0,
         };
         self.messages += n_models + n_gradients;
@@ -290,13 +279,20 @@ impl Run<'_> {
         }
     }
 
+    /// Whether methods with a memory of other nodes begin in this round: in the first, and whenever a
+    /// node has left or come back. What is remembered adds up to zero, or to the sum of all gradients,
+    /// over the nodes that took part; over others it does not, and models would drift.
+    pub(super) fn begins(&self) -> bool {
+        self.round == 0 || (self.absence.as_ref()).is_some_and(Absence::has_changed)
+    }
+
     /// Whether a node computes nothing in this round.
     pub(super) fn has_left(&self, node: usize) -> bool {
         (self.absence.as_ref()).is_some_and(|absence| absence.has_left(node))
     }
 }
 
-impl Links {
+impl LinkCounts {
     fn of(schedule: &Schedule) -> Self {
         let rounds = 0..schedule.rounds.len();
         let models = rounds.map(|round| n_messages(schedule, round, false));
@@ -305,79 +301,6 @@ impl Links {
             models: models.collect(),
         }
     }
-}
-
-impl CliqueMixer {
-    fn new(schedule: &Schedule, n_params: usize, transport: &mut dyn Transport) -> Result<Self> {
-        let weights = vec![clique_weights(schedule)?];
-        let mixer = Mixer::new(&weights, n_params, transport)?;
-        Ok(Self { mixer, weights })
-    }
-}
-
-impl State {
-    fn new(settings: &Settings, task: &Task<'_>, nodes: &Range<usize>) -> Self {
-        let n_params = task.model.n_params();
-        let mut models = vec![0.0; nodes.len() * n_params];
-        let starts_alike = settings.start_alike.unwrap_or(task.model.starts_alike());
-        for (node, model) in nodes.clone().zip(models.chunks_exact_mut(n_params)) {
-            let stream = if starts_alike { 0 } else { node as u64 };
-            (task.model).init(&mut seed::rng(settings.seed, stream), model);
-        }
-        let zeros = |wanted: bool| vec![0.0; if wanted { models.len() } else { 0 }];
-        let (direction, previous, gradients) = match settings.method {
-            Method::DSgd {
-                momentum,
-                order,
-                clique_averaging,
-            } => {
-                let is_kept = clique_averaging || order == super::MixOrder::BeforeStep;
-                (momentum > 0.0, false, is_kept)
-            }
-            Method::GradientTracking => (true, true, false),
-            Method::D2 => (false, true, false),
-        };
-        Self {
-            direction: zeros(direction),
-            previous: zeros(previous),
-            gradients: zeros(gradients),
-            losses: vec![0.0; nodes.len()],
-            models,
-        }
-    }
-
-    /// What a run that goes on needs.
-    pub(super) fn saved_mut(&mut self) -> [(&'static str, &mut Vec<f32>); 4] {
-        [
-            ("models", &mut self.models),
-            ("direction", &mut self.direction),
-            ("previous", &mut self.previous),
-            ("losses", &mut self.losses),
-        ]
-    }
-}
-
-/// Each node's mean over itself and those of its clique to whom it has an edge.
-fn clique_weights(schedule: &Schedule) -> Result<Weights> {
-    if schedule.cliques.is_empty() {
-        return Err(TrainError::Setting {
-            setting: "clique averaging",
-            expected: "a topology of cliques",
-            got: "on without them".to_owned(),
-        });
-    }
-    let mixing = schedule.mixing(0);
-    let mut weights: Weights = vec![Vec::new(); mixing.n_nodes()];
-    for clique in &schedule.cliques {
-        for &node in clique {
-            let (neighbors, _) = mixing.row(node as usize);
-            let is_mate = |mate: &&u32| **mate == node || neighbors.contains(mate);
-            let mates: Vec<u32> = clique.iter().filter(is_mate).copied().collect();
-            let share = 1.0 / mates.len() as f64;
-            weights[node as usize] = mates.into_iter().map(|mate| (mate, share)).collect();
-        }
-    }
-    Ok(weights)
 }
 
 fn check_sizes(task: &Task<'_>, schedule: &Schedule) -> Result<()> {

@@ -228,6 +228,7 @@ fn evaluations(header: &RunHeader, curve: Curve, n_evaluations: usize) -> Vec<Ev
         let (min, max) = ((mean - below * width).max(0.02), mean + above * width);
         let training = (1.0 + epoch).powf(-0.45);
         Evaluation {
+            absence_bias: None,
             epoch,
             round: round as u64,
             accuracy: Spread {

@@ -68,18 +68,67 @@ fn nodes_that_miss_rounds_are_left_out() {
     );
     let (_, bias) = run(&Exponential);
     assert!(bias > 0.01, "{bias}");
-    // Who is always away learns nothing and hears nothing.
-    let away = Settings {
-        absences: Absences {
-            leave: 1.0,
-            come_back: 0.0,
+}
+
+const METHODS: fn() -> [Method; 5] = || {
+    [
+        d_sgd(MixOrder::AfterStep, 0.0, false),
+        d_sgd(MixOrder::AfterStep, 0.9, false),
+        d_sgd(MixOrder::BeforeStep, 0.9, false),
+        Method::GradientTracking,
+        Method::D2,
+    ]
+};
+
+#[test]
+fn nodes_that_have_left_stand_still() {
+    let problem = Problem::new(11);
+    let schedule = connect(&Ring, 11);
+    for method in METHODS() {
+        let with = |leave, n_rounds| {
+            let absences = Absences {
+                leave,
+                come_back: 0.0,
+                straggle: 0.0,
+            };
+            let settings = Settings {
+                absences,
+                method,
+                ..settings()
+            };
+            problem.models(&schedule, &settings, n_rounds)
+        };
+        assert_eq!(with(1.0, 5), with(1.0, 0), "{method:?}");
+        // Nobody is left in the end, so that after it nothing moves.
+        assert_eq!(with(0.2, 200), with(0.2, 230), "{method:?}");
+        assert_ne!(with(0.2, 0), with(0.2, 200), "{method:?}");
+    }
+}
+
+#[test]
+fn leaving_and_coming_back_does_not_set_models_adrift() {
+    let problem = Problem::new(12);
+    let schedule = connect(&Complete, 12);
+    let largest = |method, leave, come_back| {
+        let absences = Absences {
+            leave,
+            come_back,
             straggle: 0.0,
-        },
-        ..settings.clone()
+        };
+        let settings = Settings {
+            absences,
+            method,
+            ..settings()
+        };
+        let models = problem.models(&schedule, &settings, 600);
+        models.iter().fold(0.0_f32, |max, x| max.max(x.abs()))
     };
-    let schedule = connect(&Ring, 12);
-    assert_eq!(
-        problem.models(&schedule, &away, 5),
-        problem.models(&schedule, &away, 0)
-    );
+    for method in METHODS() {
+        let whole = largest(method, 0.0, 0.0);
+        for (leave, come_back) in [(0.003, 0.0), (0.02, 0.2)] {
+            let parted = largest(method, leave, come_back);
+            // The last few nodes learn their few examples by heart, whatever the method.
+            assert!(parted < 6.0 * whole, "{method:?}: {parted} beside {whole}");
+        }
+    }
 }

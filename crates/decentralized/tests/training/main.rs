@@ -3,6 +3,7 @@
 
 mod checkpoints;
 mod equal_bits;
+mod heterogeneity;
 mod methods;
 mod models;
 mod ranks;

@@ -1,5 +1,6 @@
 //! What cannot be trained, in a sentence each.
 
+use moeshard_decentralized::measures::Spectrum;
 use moeshard_decentralized::topology::Ring;
 use moeshard_decentralized::train::absence::Absences;
 use moeshard_decentralized::train::transport::InProcess;
@@ -40,7 +41,8 @@ fn settings_out_of_range_are_named() {
     );
     check(
         method(d_sgd(MixOrder::AfterStep, 0.0, true)),
-        "clique averaging is on without them, expected a topology of cliques",
+        "clique averaging is asked for on one with no cliques, expected a topology in which every \
+         node is in one clique, such as d-cliques",
     );
     let absences = Absences {
         straggle: 1.5,
@@ -90,7 +92,8 @@ fn a_run_that_diverges_stops() {
 
 #[test]
 fn d2_needs_a_suitable_matrix() {
-    let check = |method: Method, smallest| method.check_topology("ring", smallest);
+    let schedule = connect(&Ring, 5);
+    let check = |method: Method, smallest| method.check_topology("ring", &schedule, smallest);
     assert!(check(Method::D2, Some(-0.33)).is_ok());
     assert_eq!(
         check(Method::D2, Some(-0.34))
@@ -100,5 +103,13 @@ fn d2_needs_a_suitable_matrix() {
          eigenvalue of -0.340"
     );
     assert!(check(Method::D2, None).is_err());
+    // Even rings have −1/3 itself, give or take a rounding.
+    for n_nodes in [4, 6, 10, 50, 100] {
+        let smallest = Spectrum::of(&connect(&Ring, n_nodes)).smallest_eigenvalue;
+        assert!(smallest.is_some_and(|smallest| (smallest + 1.0 / 3.0).abs() < 1e-9));
+        assert!(check(Method::D2, smallest).is_err(), "{n_nodes}");
+    }
+    let of_odd = Spectrum::of(&connect(&Ring, 11)).smallest_eigenvalue;
+    assert!(check(Method::D2, of_odd).is_ok());
     assert!(check(Method::GradientTracking, None).is_ok());
 }

@@ -70,7 +70,7 @@ impl Problem {
 }
 
 /// Examples whose first features tell their class, with noise.
-fn dataset(n_examples: usize, seed: u64) -> Dataset {
+pub(crate) fn dataset(n_examples: usize, seed: u64) -> Dataset {
     let mut rng = seed::rng(seed, 0);
     let labels: Vec<u32> = (0..n_examples)
         .map(|_| rng.random_range(0..N_CLASSES as u32))

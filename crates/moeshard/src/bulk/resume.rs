@@ -104,7 +104,17 @@ fn check_last(found: &Found, shape: &RowShape) -> Result<()> {
         found_kind == kind,
         "its rows are {found_kind}, this run's are {kind}"
     );
+    if let (RowShape::Scores { labels, .. }, Some(found)) = (shape, label_of(&found.result)) {
+        ensure!(
+            labels.contains(&found),
+            "its rows have the label {found:?}, which is none of this run's"
+        );
+    }
     width.map_or(Ok(()), |width| check_width(&found.result, width))
+}
+
+fn label_of(row: &[u8]) -> Option<String> {
+    Some(parse(row).get("label")?.as_str()?.to_owned())
 }
 
 /// Where every row is an error, any width will do.

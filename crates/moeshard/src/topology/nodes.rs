@@ -55,6 +55,10 @@ pub struct NodeArgs {
     #[arg(long, value_name = "N")]
     pub train_examples: Option<usize>,
 
+    /// The file that `moeshard train` would measure on: without one it keeps a fifth of the texts apart
+    #[arg(long, value_name = "FILE")]
+    pub test_data: Option<PathBuf>,
+
     /// Number of classes without a task [default: 10]
     #[arg(long, value_name = "K")]
     pub n_classes: Option<usize>,
@@ -145,7 +149,8 @@ fn by_rule(args: NodeArgs) -> Result<Source> {
             flag: "--task",
             expected: "none, mnist, fashion-mnist, cifar10, banking77 or a .csv, .tsv or .jsonl file",
             found: args.task,
-        })?;
+        }
+        .into());
     }
     if args.n_classes.is_some() {
         let reason = format!("has no effect with --task {}", args.task);
@@ -155,7 +160,7 @@ fn by_rule(args: NodeArgs) -> Result<Source> {
         task: args.task,
         data: args.data,
         train_examples: args.train_examples,
-        test_data: None,
+        test_data: args.test_data,
         classifier: None,
     };
     Ok(Source::Task { task, rule })

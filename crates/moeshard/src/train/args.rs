@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use moeshard_decentralized::partition::{self, Partitioner};
 use moeshard_decentralized::topology::{self, Topology};
 use moeshard_decentralized::train::absence::Absences;
-use moeshard_decentralized::train::{Method, MixOrder, Settings};
+use moeshard_decentralized::train::{Method, MixOrder, Settings, TrainError};
 
 use super::texts::is_text;
 use crate::arg_error::ArgError;
-use crate::model::ModelArgs;
+use crate::model::{ModelArgs, ModelConfig};
 
 /// Flags of `moeshard train`. Each can also be a key of the file that `--config` names.
 #[derive(Clone, Debug, clap::Args)]
@@ -19,7 +19,8 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Reproduce a table of the reference figures instead: a, b, c, d, e or cifar10
+    /// Reproduce a table of the reference figures instead: a, b, c, d, e or cifar10. Of the other flags
+    /// only --data and --threads count, and for cifar10 --epochs
     #[arg(long, value_name = "TABLE")]
     pub repro: Option<String>,
 
@@ -48,11 +49,12 @@ pub struct TrainArgs {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Task")]
 pub struct TaskArgs {
-    /// mnist, cifar10, banking77, or a CSV or JSONL file of texts and labels
+    /// mnist, fashion-mnist, cifar10, banking77, or a CSV or JSONL file with `text` and `label`
     #[arg(long, value_name = "NAME|FILE", default_value = "mnist")]
     pub task: String,
 
-    /// Folder of the data: MNIST's IDX files, plain or gzipped, or CIFAR-10's binary files
+    /// Folder of the data: MNIST's IDX files, plain or gzipped, CIFAR-10's binary files, or Banking77's
+    /// train.csv and test.csv
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
 
@@ -220,6 +222,8 @@ impl TryFrom<TrainArgs> for TrainConfig {
         let n_nodes = ArgError::at_least_one("--nodes", args.nodes.nodes)?;
         let topologies = args.nodes.topology.iter().map(|text| topology::parse(text));
         let settings = settings(&args)?;
+        settings.check().map_err(flag_error)?;
+        check_model(&args)?;
         Ok(Self {
             n_nodes,
             partition: (
@@ -234,6 +238,35 @@ impl TryFrom<TrainArgs> for TrainConfig {
             output: args.output,
             model: args.model,
         })
+    }
+}
+
+/// A setting by the name of its flag.
+fn flag_error(error: TrainError) -> anyhow::Error {
+    match error {
+        TrainError::Setting {
+            setting,
+            expected,
+            got,
+        } => anyhow::anyhow!(
+            "--{} must be {expected}, got {got}",
+            setting.replace(' ', "-")
+        ),
+        other => other.into(),
+    }
+}
+
+/// That the encoder can be run as asked, and that there is something for it to do.
+fn check_model(args: &TrainArgs) -> Result<(), ArgError> {
+    ModelConfig::try_from(args.model.clone())?;
+    match &args.model.model {
+        Some(model) if !is_text(&args.task.task) => Err(ArgError::Needs {
+            flag: "--model",
+            found: model.clone(),
+            needs: "a task of texts",
+            instead: format!("--task {}", args.task.task),
+        }),
+        _ => Ok(()),
     }
 }
 

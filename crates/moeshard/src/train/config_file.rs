@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
-use clap::Command;
+use clap::{ArgAction, Command};
 use toml::Value;
 
 /// The command with the file's values as defaults.
@@ -36,6 +36,23 @@ pub fn with_defaults(command: Command, path: &Path) -> Result<Command> {
                 value.type_str()
             )
         })?;
+        let takes_many = command.get_arguments().any(|arg| {
+            arg.get_id() == id.as_str() && matches!(arg.get_action(), ArgAction::Append)
+        });
+        if let (Value::Array(_), true) = (
+            &value,
+            values.len() != 1 && !takes_many || values.is_empty(),
+        ) {
+            let expected = if takes_many {
+                "at least one"
+            } else {
+                "one value"
+            };
+            bail!(
+                "{name}: `{key}` is a list of {}, expected {expected}",
+                values.len()
+            );
+        }
         // Defaults are part of the command, which lives as long as the program.
         let values = values.into_iter().map(|text| &*text.leak());
         command = command.mut_arg(id, |arg| arg.default_values(values));

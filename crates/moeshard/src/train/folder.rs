@@ -1,10 +1,11 @@
 //! The folder of one run: metrics, checkpoint, topology.
 
 use std::fs::{self, OpenOptions};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use moeshard_decentralized::record::{Evaluation, Record, read_runs};
+use moeshard_decentralized::record::{Evaluation, Record, RunHeader, read_runs};
 use moeshard_decentralized::topology::file::{self, SavedSchedule};
 use moeshard_decentralized::train::checkpoint::Checkpoint;
 
@@ -42,6 +43,12 @@ impl Folder {
         self.0.join("head")
     }
 
+    /// The file of the topology.
+    #[must_use]
+    pub fn topology(&self) -> PathBuf {
+        self.0.join("topology.json")
+    }
+
     /// Whether a run can go on from here.
     #[must_use]
     pub fn has_checkpoint(&self) -> bool {
@@ -53,13 +60,11 @@ impl Folder {
     /// # Errors
     /// If a file cannot be removed.
     pub fn start(&self) -> Result<()> {
-        for path in [self.metrics(), self.checkpoint()] {
-            if path.exists() {
-                fs::remove_file(&path)
-                    .with_context(|| format!("cannot remove {}", path.display()))?;
-            }
+        // The checkpoint first: without it nothing goes on from the rest.
+        for path in [self.checkpoint(), self.metrics(), self.topology()] {
+            forget(&path, fs::remove_file(&path))?;
         }
-        Ok(())
+        forget(&self.head(), fs::remove_dir_all(self.head()))
     }
 
     /// Adds a line to the metrics.
@@ -74,11 +79,12 @@ impl Folder {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Leaves the records up to a round, after which the run goes on; returns the evaluations among them.
+    /// Leaves the evaluations up to a round, after which the run goes on, and returns them; the header is
+    /// that of the run that goes on.
     ///
     /// # Errors
     /// If the metrics cannot be read or written.
-    pub fn keep_records(&self, round: u64) -> Result<Vec<Evaluation>> {
+    pub fn keep_records(&self, round: u64, header: RunHeader) -> Result<Vec<Evaluation>> {
         let path = self.metrics();
         let mut runs = read_runs(&path)?;
         let Some(mut run) = runs.pop() else {
@@ -88,7 +94,7 @@ impl Folder {
             .retain(|evaluation| evaluation.round <= round);
         let beside = path.with_extension("new");
         let mut lines = Vec::new();
-        Record::Header(Box::new(run.header)).write(&mut lines)?;
+        Record::Header(Box::new(header)).write(&mut lines)?;
         for evaluation in &run.evaluations {
             Record::Evaluation(evaluation.clone()).write(&mut lines)?;
         }
@@ -123,7 +129,17 @@ impl Folder {
             schedule: network.schedule.clone(),
             classes: Some(network.classes.clone()),
         };
-        Ok(file::write(&self.0.join("topology.json"), &saved)?)
+        Ok(file::write(&self.topology(), &saved)?)
+    }
+}
+
+/// Whatever is not there need not be removed.
+fn forget(path: &Path, removed: io::Result<()>) -> Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
     }
 }
 

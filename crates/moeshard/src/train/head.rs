@@ -14,6 +14,17 @@ use super::texts::TextTask;
 /// Test examples measured at a time.
 const BLOCK: usize = 500;
 
+/// How a head came to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// By which settings.
+    pub config: &'a TrainConfig,
+    /// On which topology.
+    pub topology: &'a str,
+    /// After how many epochs.
+    pub epochs: f64,
+}
+
 /// Writes the mean of all nodes' models (`models`: `[n_nodes, n_params]`) as a head into `dir`; returns
 /// the share of the test examples that it gets right.
 ///
@@ -21,22 +32,25 @@ const BLOCK: usize = 500;
 /// If a file cannot be written, or no head is made of such models.
 pub fn write_mean(
     dir: &Path,
-    config: &TrainConfig,
+    from: &Origin<'_>,
     task: &LoadedTask,
     text: &TextTask,
-    topology: &str,
     models: &[f32],
 ) -> Result<f64> {
     let mean = mean(models, task.model.n_params());
     let accuracy = accuracy(task, &mean);
     let (classifier, dense, out) = layers(task, &mean)?;
+    let Origin {
+        config,
+        topology,
+        epochs,
+    } = from;
     let origin = format!(
-        "trained on {} by {} node{}, {}, {topology}, {} epochs, {:.2} % right",
+        "trained on {} by {} node{}, {}, {topology}, {epochs} epochs, {:.2} % right",
         text.name,
         config.n_nodes,
         if config.n_nodes == 1 { "" } else { "s" },
         config.partition.0,
-        config.epochs,
         100.0 * accuracy
     );
     let card = HeadCard::new(
@@ -50,11 +64,13 @@ pub fn write_mean(
 }
 
 /// Says how the head does beside the nodes whose mean it is.
-pub fn tell(dir: &Path, topology: &str, accuracy: f64, last: &Evaluation) {
-    let nodes = &last.accuracy;
+pub fn tell(dir: &Path, from: &Origin<'_>, accuracy: f64, last: &Evaluation) {
+    let (nodes, topology) = (&last.accuracy, from.topology);
+    let model = from.config.model.model.as_deref();
+    let model = model.map_or_else(String::new, |model| format!(" --model {model}"));
     tracing::info!(
         "{topology}: the mean of all models gets {:.2} % right (nodes {:.2} % on average, the worst {:.2} %, \
-         the best {:.2} %): moeshard serve --head {}",
+         the best {:.2} %): moeshard serve{model} --head {}",
         100.0 * accuracy,
         100.0 * nodes.mean,
         100.0 * nodes.min,

@@ -2,7 +2,8 @@
 
 use moeshard_decentralized::measures::{Heterogeneity, LabelSkew, Traffic};
 use moeshard_decentralized::record::RunHeader;
-use moeshard_decentralized::train::Method;
+use moeshard_decentralized::train::absence::Absences;
+use moeshard_decentralized::train::{Method, MixOrder, Settings};
 
 use super::args::TrainConfig;
 use super::run::Network;
@@ -22,13 +23,16 @@ pub(super) fn header(config: &TrainConfig, task: &LoadedTask, network: &Network)
     };
     let n_params = task.model.n_params();
     let traffic = Traffic::of(&network.schedule, n_params, averages);
+    // What is tracked goes the way of the models.
+    let rows_a_link = if settings.method == Method::GradientTracking {
+        2.0
+    } else {
+        1.0
+    };
     RunHeader {
         name: network.topology.clone(),
         topology: network.topology.clone(),
-        algorithm: match averages {
-            true => format!("{} + clique averaging", settings.method.name()),
-            false => settings.method.name().to_owned(),
-        },
+        algorithm: algorithm(settings),
         model: task.classifier.clone(),
         task: config.task.task.clone(),
         partition: config.partition.0.clone(),
@@ -55,7 +59,42 @@ pub(super) fn header(config: &TrainConfig, task: &LoadedTask, network: &Network)
         )),
         mean_skew: (!network.schedule.cliques.is_empty())
             .then(|| LabelSkew::of_cliques(&network.schedule.cliques, &network.classes).mean),
-        messages_per_round: traffic.messages,
-        bytes_per_round: traffic.bytes,
+        messages_per_round: rows_a_link * traffic.messages,
+        bytes_per_round: rows_a_link * traffic.bytes,
     }
+}
+
+/// The method, and whatever is not as usual.
+fn algorithm(settings: &Settings) -> String {
+    let mut text = settings.method.name().to_owned();
+    if let Method::DSgd {
+        order,
+        clique_averaging,
+        ..
+    } = settings.method
+    {
+        if clique_averaging {
+            text += " + clique averaging";
+        }
+        if order == MixOrder::BeforeStep {
+            text += ", mixed before the step";
+        }
+    }
+    match settings.start_alike {
+        Some(true) => text += ", start alike",
+        Some(false) => text += ", start apart",
+        None => {}
+    }
+    let Absences {
+        straggle,
+        leave,
+        come_back,
+    } = settings.absences;
+    if straggle > 0.0 {
+        text += &format!(", straggle {straggle}");
+    }
+    if leave > 0.0 {
+        text += &format!(", leave {leave}, come back {come_back}");
+    }
+    text
 }

@@ -28,16 +28,18 @@ use ranks::Ranks;
 use run::{Network, Trained};
 use task::LoadedTask;
 
+use crate::arg_error::ArgError;
+
 /// Trains on each of the topologies and reports on all.
 ///
 /// # Errors
 /// If flags and data do not fit one another, or training does not get through.
 pub fn run(args: TrainArgs) -> Result<()> {
-    if let Some(table) = &args.repro {
-        return repro::run(table, &args);
-    }
     let ranks = Ranks::join()?;
-    let result = train(args, &ranks);
+    let result = match &args.repro {
+        Some(table) => repro::run(table, &args, &ranks),
+        None => train(args, &ranks),
+    };
     ranks.leave(result)
 }
 
@@ -48,10 +50,13 @@ fn train(args: TrainArgs, ranks: &Ranks) -> Result<()> {
         true => texts::load(&config)?,
         false => task::load(&config.task)?,
     };
+    // Before anything is trained: whatever is wrong with the last is said now.
+    let networks = config.topologies.iter();
+    let networks = networks.map(|topology| Network::new(&config, &task, &**topology));
+    let networks: Vec<Network> = networks.collect::<Result<_>>()?;
+    let folders = folders(&config, &networks, ranks)?;
     let mut trained = Vec::new();
-    for topology in &config.topologies {
-        let network = Network::new(&config, &task, &**topology)?;
-        let folder = Folder::new(config.output.out.join(folder_name(&network.topology)))?;
+    for (network, folder) in networks.into_iter().zip(folders) {
         let Trained {
             evaluations,
             models,
@@ -64,8 +69,13 @@ fn train(args: TrainArgs, ranks: &Ranks) -> Result<()> {
             print(&network.topology, last)?;
             if let Some(text) = &task.text {
                 let (dir, topology) = (folder.head(), &network.topology);
-                let accuracy = head::write_mean(&dir, &config, &task, text, topology, &models)?;
-                head::tell(&dir, topology, accuracy, last);
+                let origin = head::Origin {
+                    config: &config,
+                    topology,
+                    epochs: last.epoch,
+                };
+                let accuracy = head::write_mean(&dir, &origin, &task, text, &models)?;
+                head::tell(&dir, &origin, accuracy, last);
             }
         }
         trained.push((network, evaluations));
@@ -75,11 +85,36 @@ fn train(args: TrainArgs, ranks: &Ranks) -> Result<()> {
     Ok(())
 }
 
+/// A folder for each network; those that do not go on from an earlier run forget it.
+fn folders(config: &TrainConfig, networks: &[Network], ranks: &Ranks) -> Result<Vec<Folder>> {
+    let mut folders = Vec::new();
+    for (at, network) in networks.iter().enumerate() {
+        let name = folder_name(&network.topology);
+        let is_same = |other: &&Network| folder_name(&other.topology) == name;
+        if let Some(other) = networks[..at].iter().find(is_same) {
+            let reason = format!(
+                "{} and {} would both be written to {name}",
+                other.topology, network.topology
+            );
+            return Err(ArgError::other("--topology", reason).into());
+        }
+        let folder = Folder::new(config.output.out.join(name))?;
+        if ranks.is_first() && !(config.output.resume && folder.has_checkpoint()) {
+            folder.start()?;
+        }
+        folders.push(folder);
+    }
+    Ok(folders)
+}
+
 fn print(topology: &str, last: &Evaluation) -> io::Result<()> {
     let percent = |share: f64| format!("{:.2} %", 100.0 * share);
+    let bias = last.absence_bias.map_or_else(String::new, |bias| {
+        format!(", columns of W off by {bias:.4} for absent nodes")
+    });
     writeln!(
         io::stdout().lock(),
-        "{topology}: {} right on average, {} on the worst node, {} on the best; {} epochs, {} sent, {:.1} s",
+        "{topology}: {} right on average, {} on the worst node, {} on the best; {} epochs, {} sent, {:.1} s{bias}",
         percent(last.accuracy.mean),
         percent(last.accuracy.min),
         percent(last.accuracy.max),

@@ -53,11 +53,15 @@ impl Ranks {
         }
     }
 
-    /// Ranks of one machine share its cores, unless somebody said how many threads each has.
+    /// Ranks share the cores of a machine, unless somebody said how many threads each has; as if all were
+    /// on one machine, because that does no harm elsewhere but take longer.
     pub fn share_cores(&self, config: &mut TrainConfig) {
         if let (Self::Job(world), None) = (self, config.model.compute.threads) {
             let n_threads = &mut config.settings.n_threads;
             *n_threads = (*n_threads / world.world_size()).max(1);
+            config.model.compute.threads = Some(*n_threads);
+            // Ranks that bind their threads to the same cores wait for each other.
+            config.model.compute.share_cores = true;
         }
     }
 
@@ -70,14 +74,14 @@ impl Ranks {
         }
     }
 
-    /// That all start from the same round: their folders might differ.
+    /// That all say the same number of `what`: their files might differ.
     ///
     /// # Errors
     /// If they do not.
-    pub fn agree_on(&self, round: u64) -> Result<()> {
+    pub fn agree_on(&self, what: &'static str, number: u64) -> Result<()> {
         match self {
             Self::Alone => Ok(()),
-            Self::Job(world) => Ok(world.agree("the round to start from", round)?),
+            Self::Job(world) => Ok(world.agree(what, number)?),
         }
     }
 }

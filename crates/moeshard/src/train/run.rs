@@ -10,12 +10,14 @@ use moeshard_decentralized::record::{Evaluation, Record, RunEnd, Spread};
 use moeshard_decentralized::seed;
 use moeshard_decentralized::topology::{Nodes, Schedule, Topology};
 use moeshard_decentralized::train::{Task, TrainError, Trainer};
+use moeshard_encoder::fingerprint::Fingerprint;
 
 use super::args::TrainConfig;
 use super::folder::Folder;
 use super::header::header;
 use super::ranks::Ranks;
 use super::task::LoadedTask;
+use crate::arg_error::ArgError;
 use crate::progress::{Progress, Unit};
 
 /// Streams of the seed for partition and topology, beyond those of nodes and rounds.
@@ -81,7 +83,11 @@ impl Network {
             });
         }
         let method = config.settings.method;
-        method.check_topology(&self.topology, self.spectrum.smallest_eigenvalue)
+        method.check_topology(
+            &self.topology,
+            &self.schedule,
+            self.spectrum.smallest_eigenvalue,
+        )
     }
 }
 
@@ -127,14 +133,26 @@ pub fn run(
     let mut run = Run::new(config, task, network, ranks, folder)?;
     run.begin(task, network)?;
     let per_epoch = run.trainer.rounds_per_epoch();
-    let n_rounds = per_epoch * config.epochs;
-    ranks.agree_on(run.trainer.n_rounds())?;
+    let n_rounds = n_rounds(config, per_epoch)?;
+    ranks.agree_on("what is trained", hash(&run.fingerprint))?;
+    ranks.agree_on("the round to start from", run.trainer.n_rounds())?;
+    if run.trainer.n_rounds() > n_rounds {
+        let done = run.trainer.n_rounds() / per_epoch;
+        let reason = format!(
+            "{} is less than the {done} that the checkpoint has",
+            config.epochs
+        );
+        return Err(ArgError::other("--epochs", reason).into());
+    }
     let progress = Progress::of(Unit::Rounds, &network.topology, Some(n_rounds));
+    let progress = progress.from(run.trainer.n_rounds());
     let mut note = String::new();
     loop {
         let round = run.trainer.n_rounds();
         let is_last = round >= n_rounds;
-        let is_due = |every: u64| is_last || every > 0 && round.is_multiple_of(every * per_epoch);
+        let is_due = |every: u64| {
+            is_last || every > 0 && round.is_multiple_of(every.saturating_mul(per_epoch))
+        };
         if is_due(config.output.evaluate_every) {
             run.evaluate(per_epoch)?;
             if let Some(last) = run.evaluations.last() {
@@ -194,12 +212,11 @@ impl<'a> Run<'a> {
         let Some(folder) = self.folder else {
             return Ok(());
         };
+        let header = header(self.config, task, network);
         if !(self.config.output.resume && folder.has_checkpoint()) {
             if !self.is_first {
                 return Ok(());
             }
-            folder.start()?;
-            let header = header(self.config, task, network);
             return folder.append(&Record::Header(Box::new(header)));
         }
         let checkpoint = folder.read_checkpoint()?;
@@ -209,10 +226,11 @@ impl<'a> Run<'a> {
         if !self.is_first {
             return Ok(());
         }
-        self.evaluations = folder.keep_records(round)?;
+        self.evaluations = folder.keep_records(round, header)?;
         if let Some(last) = self.evaluations.last() {
-            self.train = Duration::from_secs_f64(last.train_s);
-            self.evaluate = Duration::from_secs_f64(last.eval_s);
+            let duration = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default();
+            self.train = duration(last.train_s);
+            self.evaluate = duration(last.eval_s);
         }
         tracing::info!("{}: going on after round {round}", network.topology);
         Ok(())
@@ -221,11 +239,7 @@ impl<'a> Run<'a> {
     /// Measures the models, unless that was done in this round.
     fn evaluate(&mut self, per_epoch: u64) -> Result<()> {
         let round = self.trainer.n_rounds();
-        if self
-            .evaluations
-            .last()
-            .is_some_and(|last| last.round == round)
-        {
+        if self.trainer.last_evaluation() == Some(round) {
             return Ok(());
         }
         let start = Instant::now();
@@ -237,6 +251,7 @@ impl<'a> Run<'a> {
         };
         let accuracies: Vec<f64> = measured.accuracy.iter().map(|&a| f64::from(a)).collect();
         let messages = self.trainer.n_messages();
+        let has_absences = !self.config.settings.absences.is_none();
         let evaluation = Evaluation {
             epoch: round as f64 / per_epoch as f64,
             round,
@@ -247,6 +262,7 @@ impl<'a> Run<'a> {
             heterogeneity,
             bytes_sent: messages * 4 * self.n_params as u64,
             messages,
+            absence_bias: has_absences.then(|| self.trainer.absence_bias()),
             train_s: self.train.as_secs_f64(),
             eval_s: self.evaluate.as_secs_f64(),
         };
@@ -283,22 +299,70 @@ impl<'a> Run<'a> {
     }
 }
 
-/// What a run that goes on must agree with.
+/// Rounds of the whole run.
+fn n_rounds(config: &TrainConfig, per_epoch: u64) -> Result<u64, ArgError> {
+    let too_many = || ArgError::other("--epochs", format!("must be fewer, got {}", config.epochs));
+    let n_rounds = config.epochs.checked_mul(per_epoch);
+    // Counts are kept as numbers that are exact up to here.
+    n_rounds.filter(|&n| n < 1 << 53).ok_or_else(too_many)
+}
+
+/// What a run that goes on must agree with, and ranks among each other.
 fn fingerprint(config: &TrainConfig, task: &LoadedTask, network: &Network) -> String {
     let settings = &config.settings;
-    format!(
-        "{} ({} examples), {}, {} nodes, {}, {}, {:?}, learning rate {}, batch {}, seed {}, start {:?}, {:?}",
-        task.identity,
-        task.train.labels.len(),
-        task.classifier,
-        config.n_nodes,
-        config.partition.0,
-        network.topology,
-        settings.method,
-        settings.learning_rate,
-        settings.batch_size,
-        settings.seed,
-        settings.start_alike,
-        settings.absences,
-    )
+    let parts = [
+        format!("task {}", task.identity),
+        format!("{} examples", task.train.labels.len()),
+        format!("labels {}", labels_of(task)),
+        format!("classifier {}", task.classifier),
+        format!("{} nodes", config.n_nodes),
+        format!("partition {}", config.partition.0),
+        format!("examples of nodes {}", examples_of(network)),
+        format!("topology {}", network.topology),
+        format!("mixing matrices {}", matrices_of(network)),
+        format!("{:?}", settings.method),
+        format!("learning rate {}", settings.learning_rate),
+        format!("batch size {}", settings.batch_size),
+        format!("seed {}", settings.seed),
+        format!("start alike {:?}", settings.start_alike),
+        format!("{:?}", settings.absences),
+    ];
+    parts.join("; ")
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hash = Fingerprint::default();
+    hash.add(text.as_bytes());
+    hash.short()
+}
+
+fn labels_of(task: &LoadedTask) -> Fingerprint {
+    let mut hash = Fingerprint::default();
+    for set in [&task.train, &task.test] {
+        hash.add(bytemuck::cast_slice(&set.labels));
+    }
+    for name in task.text.iter().flat_map(|text| &text.label_names) {
+        hash.add(name.as_bytes());
+    }
+    hash
+}
+
+fn examples_of(network: &Network) -> Fingerprint {
+    let mut hash = Fingerprint::default();
+    for node in &network.partition.nodes {
+        hash.add(bytemuck::cast_slice(node));
+    }
+    hash
+}
+
+fn matrices_of(network: &Network) -> Fingerprint {
+    let mut hash = Fingerprint::default();
+    for mixing in &network.schedule.rounds {
+        for node in 0..mixing.n_nodes() {
+            let (cols, weights) = mixing.row(node);
+            hash.add(bytemuck::cast_slice(cols));
+            hash.add(bytemuck::cast_slice(weights));
+        }
+    }
+    hash
 }

@@ -106,7 +106,8 @@ fn processes_change_no_bit() {
         let alone = TempDir::new().expect("a folder");
         succeeds(command(None, data.path(), alone.path(), &more));
         let alone = result(alone.path());
-        for n_ranks in [1, 2, 4, 8] {
+        // More processes than nodes, in the end.
+        for n_ranks in [1, 2, 4, 8, 12] {
             let out = TempDir::new().expect("a folder");
             succeeds(command(Some(n_ranks), data.path(), out.path(), &more));
             assert!(
@@ -115,6 +116,25 @@ fn processes_change_no_bit() {
             );
         }
     }
+}
+
+/// With the flags that nobody gives: every epoch is measured and saved.
+#[test]
+fn a_run_goes_on_on_other_processes() {
+    let data = data();
+    let (whole, out) = (
+        TempDir::new().expect("a folder"),
+        TempDir::new().expect("a folder"),
+    );
+    let with = |epochs| ["--topology", "ring", "--epochs", epochs];
+    succeeds(command(None, data.path(), whole.path(), &with("4")));
+    succeeds(command(Some(3), data.path(), out.path(), &with("2")));
+    let more = [&with("4")[..], &["--resume"]].concat();
+    succeeds(command(Some(2), data.path(), out.path(), &more));
+    assert!(result(out.path()) == result(whole.path()));
+    // One that is over is over.
+    succeeds(command(Some(2), data.path(), out.path(), &more));
+    assert!(result(out.path()) == result(whole.path()));
 }
 
 #[test]

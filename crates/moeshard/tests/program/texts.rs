@@ -5,7 +5,7 @@ use std::fs;
 
 use tempfile::TempDir;
 
-use crate::support::{fails, text};
+use crate::support::{fails, succeeds, text};
 
 /// Trains on a file of these contents, which must fail with a last line that contains `expect`.
 #[track_caller]
@@ -104,6 +104,35 @@ fn texts_that_do_not_fit_the_nodes() {
         SOUND,
         &["--classifier", "forest"],
         "--classifier must be linear",
+    );
+}
+
+#[test]
+fn the_first_examples_have_all_labels() {
+    refused(
+        "a.csv",
+        SOUND,
+        &["--train-examples", "5"],
+        "--train-examples 5 leaves examples of 1 of the 2 labels of",
+    );
+}
+
+#[test]
+fn labels_of_other_names_are_another_task() {
+    let folder = TempDir::new().expect("a folder");
+    let (file, out) = (folder.path().join("a.csv"), folder.path().join("out"));
+    fs::write(&file, SOUND).expect("written");
+    let line = ["train", "--task", text(&file), "--out", text(&out)];
+    let line = [
+        &line[..],
+        &["--nodes", "2", "--topology", "complete", "--epochs", "1"],
+    ]
+    .concat();
+    succeeds(&line);
+    fs::write(&file, SOUND.replace(",y", ",z")).expect("written");
+    fails(
+        &[&line[..], &["--resume"]].concat(),
+        "is of another run: labels",
     );
 }
 

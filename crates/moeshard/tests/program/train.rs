@@ -103,7 +103,11 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
         thread::sleep(Duration::from_millis(1));
     }
     child.kill().expect("killed");
-    child.wait().expect("gone");
+    let end = child.wait().expect("gone");
+    assert!(
+        end.code().is_none(),
+        "the run was over before it was killed: {end}"
+    );
     let resumed = succeeds(&[&arguments[..], &["--resume"]].concat());
     assert!(
         said(&resumed).contains("going on after round"),
@@ -116,6 +120,102 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
         (state, without_times(&folder.join("metrics.jsonl")))
     };
     assert!(result(&whole) == result(&killed));
+}
+
+#[test]
+fn only_the_same_run_goes_on() {
+    let (data, out) = folders();
+    let ring = out.path().join("a.json");
+    let build = |topology| {
+        let line = ["topology", "build", "--nodes", "8", "--topology", topology];
+        succeeds(&[&line[..], &["--out", text(&ring)]].concat());
+    };
+    build("ring");
+    let topology = format!("file:{}", text(&ring));
+    let with = |more: &[&'static str]| {
+        let more = [&["--topology", &topology][..], more].concat();
+        flags(&data, &out, &more)
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    let run = |more: &[&'static str]| {
+        let line = with(more);
+        succeeds(&line.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let refused = |more: &[&'static str], expect: &str| {
+        let line = with(more);
+        fails(&line.iter().map(String::as_str).collect::<Vec<_>>(), expect);
+    };
+    run(&["--epochs", "2"]);
+    refused(
+        &["--epochs", "4", "--seed", "2", "--resume"],
+        "seed 1, expected seed 2",
+    );
+    refused(
+        &["--epochs", "1", "--resume"],
+        "--epochs 1 is less than the 2 that the checkpoint has",
+    );
+    run(&["--epochs", "3", "--resume"]);
+    // The file has another graph now.
+    build("complete");
+    refused(
+        &["--epochs", "4", "--resume"],
+        "is of another run: mixing matrices",
+    );
+    // What a run does not go on from is forgotten.
+    run(&["--epochs", "1"]);
+}
+
+#[test]
+fn absent_nodes_are_reported() {
+    let (data, out) = folders();
+    let more = [
+        "--topology",
+        "exponential",
+        "--straggle",
+        "0.4",
+        "--epochs",
+        "3",
+    ];
+    let output = succeeds(&flags(&data, &out, &more));
+    assert!(
+        shown(&output).contains("columns of W off by 0."),
+        "{}",
+        shown(&output)
+    );
+    let runs = read_runs(&out.path().join("exponential/metrics.jsonl")).expect("metrics");
+    let bias = runs[0]
+        .evaluations
+        .last()
+        .and_then(|last| last.absence_bias);
+    assert!(bias.is_some_and(|bias| bias > 0.01), "{bias:?}");
+    assert!(
+        runs[0].header.algorithm.contains("straggle 0.4"),
+        "{}",
+        runs[0].header.algorithm
+    );
+    let report = fs::read_to_string(out.path().join("report.html")).expect("a report");
+    assert!(report.contains("Absence bias"));
+}
+
+#[test]
+fn lists_in_a_file_are_for_flags_that_take_some() {
+    let (data, out) = folders();
+    let check = |line: &str, expect: &str| {
+        let file = out.path().join("a.toml");
+        fs::write(&file, line).expect("written");
+        fails(&flags(&data, &out, &["--config", text(&file)]), expect);
+    };
+    check(
+        "topology = []",
+        "`topology` is a list of 0, expected at least one",
+    );
+    check("seed = [1, 2]", "`seed` is a list of 2, expected one value");
+    check(
+        "partition = []",
+        "`partition` is a list of 0, expected one value",
+    );
 }
 
 /// Evaluations of a metrics file but for the times in them.
@@ -208,10 +308,34 @@ fn what_cannot_be_trained_is_refused_in_a_sentence() {
         "--method d2 has neither momentum",
     );
     check(
-        &["--topology", "ring", "--clique-averaging"],
-        "expected a topology of cliques",
+        &["--method", "d2", "--topology", "ring"],
+        "above -1/3, and ring has a smallest eigenvalue of -0.333",
     );
-    check(&["--learning-rate", "0"], "learning rate is 0");
+    // Said before the first of them is trained.
+    let two = ["--topology", "d-cliques:size=4", "--topology", "ring"];
+    check(
+        &[&two[..], &["--clique-averaging"]].concat(),
+        "clique averaging needs every node in one clique, and ring has no cliques",
+    );
+    check(
+        &["--topology", "ring", "--topology", "ring"],
+        "--topology ring and ring would both be written to ring",
+    );
+    check(
+        &["--learning-rate", "0"],
+        "--learning-rate must be a positive number, got 0",
+    );
+    check(&["--come-back", "2"], "--come-back must be a probability");
+    check(
+        &["--epochs", "9223372036854775808"],
+        "--epochs must be fewer, got 9223372036854775808",
+    );
+    check(&["--model", "/no/such"], "--model");
+    check(
+        &["--model", "a/b"],
+        "--model a/b has no effect without a task of texts; got --task mnist",
+    );
+    check(&["--ranks", "0"], "--ranks must be at least 1, got 0");
     check(&["--repro", "z"], "--repro must be");
     succeeds(&flags(
         &data,
@@ -247,7 +371,11 @@ fn files_of_data_that_are_broken_are_named() {
         |bytes| bytes[3] = 9,
         "expected IDX images beginning with 0x00000803, found 0x00000809",
     );
-    broken("train-labels-idx1-ubyte", |bytes| bytes[100] = 10, "10");
+    broken(
+        "train-labels-idx1-ubyte",
+        |bytes| bytes[100] = 10,
+        "label 10",
+    );
     broken(
         "train-labels-idx1-ubyte",
         |bytes| bytes.truncate(8),

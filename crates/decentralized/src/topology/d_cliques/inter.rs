@@ -59,7 +59,10 @@ impl InterClique {
         match self {
             Self::FullyConnected => n_cliques.div_ceil(size),
             Self::Ring => 2,
-            Self::Fractal | Self::SmallWorld => 8 * usize::BITS as usize,
+            // A group of cliques has no more edges out of it than it has nodes to share them, level by
+            // level; a small world has two offsets each way at every power of two.
+            Self::Fractal => 2 + n_cliques.max(2).ilog2() as usize / size.max(2).ilog2() as usize,
+            Self::SmallWorld => 4 * (1 + n_cliques.max(2).ilog2() as usize),
         }
     }
 }

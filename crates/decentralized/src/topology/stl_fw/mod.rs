@@ -106,7 +106,8 @@ impl StlFw {
         self.learn_watched(nodes, rng, |_| ())
     }
 
-    /// The same; `on_iteration` is told of every iteration of the trace when it is there.
+    /// The same; `on_iteration` is told of every iteration when it is there, from the identity on. Where
+    /// learning is tried several times it hears of all tries, one after the other.
     ///
     /// # Errors
     /// As [`Self::learn`].

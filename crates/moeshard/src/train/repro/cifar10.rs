@@ -6,8 +6,8 @@ use std::io::Write;
 
 use anyhow::Result;
 
+use super::Verdicts;
 use super::training::config;
-use super::verdict;
 use crate::train::args::TrainArgs;
 use crate::train::ranks::Ranks;
 use crate::train::run::{self, Network};
@@ -29,7 +29,7 @@ const TOLERANCE: f64 = 2.0;
 const MARGIN: f64 = 2.0;
 
 /// Trains on the three topologies and compares.
-pub(super) fn run(out: &mut impl Write, args: &TrainArgs) -> Result<()> {
+pub(super) fn run(out: &mut impl Write, verdicts: &mut Verdicts, args: &TrainArgs) -> Result<()> {
     let epochs = args.method.epochs.unwrap_or(N_EPOCHS);
     writeln!(
         out,
@@ -63,13 +63,13 @@ pub(super) fn run(out: &mut impl Write, args: &TrainArgs) -> Result<()> {
         out,
         "D-Cliques are within {TOLERANCE} points of complete: {:+.2}  {}",
         cliques - complete,
-        verdict(cliques >= complete - TOLERANCE)
+        verdicts.of(cliques >= complete - TOLERANCE)
     )?;
     writeln!(
         out,
         "D-Cliques are more than {MARGIN} points above random: {:+.2}  {}",
         cliques - random,
-        verdict(cliques > random + MARGIN)
+        verdicts.of(cliques > random + MARGIN)
     )?;
     Ok(())
 }

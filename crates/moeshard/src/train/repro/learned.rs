@@ -8,7 +8,7 @@ use moeshard_decentralized::seed;
 use moeshard_decentralized::topology::Nodes;
 use moeshard_decentralized::topology::stl_fw::{Lambda, StlFw};
 
-use super::verdict;
+use super::Verdicts;
 
 const N_NODES: usize = 100;
 const N_CLASSES: usize = 10;
@@ -16,7 +16,7 @@ const N_CLASSES: usize = 10;
 const TOLERANCE: f64 = 1e-9;
 
 /// Bias `1/(l+1) − 1/K` and variance `1/(l+1) − 1/n` after `l` iterations, whatever λ is.
-pub(super) fn run(out: &mut impl Write) -> Result<()> {
+pub(super) fn run(out: &mut impl Write, verdicts: &mut Verdicts) -> Result<()> {
     let counts = (0..N_NODES)
         .flat_map(|node| (0..N_CLASSES).map(move |class| u32::from(class == node % N_CLASSES)));
     let classes = ClassCounts::new(N_CLASSES, counts.collect());
@@ -53,7 +53,7 @@ pub(super) fn run(out: &mut impl Write) -> Result<()> {
                 iteration.max_degree,
                 found.bias,
                 found.variance,
-                verdict(is_close),
+                verdicts.of(is_close),
             )?;
         }
     }

@@ -8,7 +8,7 @@ use moeshard_decentralized::seed;
 use moeshard_decentralized::topology::stl_fw::{Lambda, StlFw};
 use moeshard_decentralized::topology::{Nodes, RandomRegular, Topology};
 
-use super::verdict;
+use super::Verdicts;
 
 const N_NODES: usize = 100;
 const N_CLASSES: usize = 10;
@@ -34,7 +34,7 @@ const REFERENCE: [(f64, usize, f64, f64); 10] = [
     (100.0, 9, 0.117, 3.67),
 ];
 
-pub(super) fn run(out: &mut impl Write) -> Result<()> {
+pub(super) fn run(out: &mut impl Write, verdicts: &mut Verdicts) -> Result<()> {
     writeln!(
         out,
         "mean estimation, {N_NODES} nodes, error after {N_ROUNDS} rounds, best step size, mean of {N_RUNS} runs"
@@ -54,7 +54,7 @@ pub(super) fn run(out: &mut impl Write) -> Result<()> {
             out,
             "{m:5} {degree:2}  {learned:<8.4} ({learned_reference:<8})   {random:<8.4} ({random_reference:<8})   {:5.1}  {}",
             random / learned,
-            verdict(is_ok),
+            verdicts.of(is_ok),
         )?;
     }
     Ok(())

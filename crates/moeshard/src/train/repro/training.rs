@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::Result;
 use clap::Parser;
 
-use super::verdict;
+use super::Verdicts;
 use crate::train::args::{TrainArgs, TrainConfig};
 use crate::train::ranks::Ranks;
 use crate::train::run::{self, Network};
@@ -175,7 +175,12 @@ struct Flags {
 }
 
 /// Trains on each topology of a table and compares.
-pub(super) fn run(out: &mut impl Write, table: &Table, args: &TrainArgs) -> Result<()> {
+pub(super) fn run(
+    out: &mut impl Write,
+    verdicts: &mut Verdicts,
+    table: &Table,
+    args: &TrainArgs,
+) -> Result<()> {
     writeln!(out, "{}\nmoeshard train {}", table.title, table.flags)?;
     writeln!(
         out,
@@ -208,7 +213,7 @@ pub(super) fn run(out: &mut impl Write, table: &Table, args: &TrainArgs) -> Resu
             .map_or(f64::NAN, |&(_, accuracy)| accuracy);
         let verdict = match row.tolerance {
             Some(tolerance) if last > reference + tolerance => "better",
-            Some(tolerance) => verdict(last >= reference - tolerance),
+            Some(tolerance) => verdicts.of(last >= reference - tolerance),
             None => "",
         };
         writeln!(out, "  {seconds:.2} s  {verdict}")?;
@@ -219,7 +224,7 @@ pub(super) fn run(out: &mut impl Write, table: &Table, args: &TrainArgs) -> Resu
             let lower = tiers.iter().filter(|(other, _)| *other > tier);
             lower.into_iter().all(|&(_, other)| accuracy > other)
         });
-        writeln!(out, "order of topologies: {}", verdict(is_ordered))?;
+        writeln!(out, "order of topologies: {}", verdicts.of(is_ordered))?;
     }
     Ok(())
 }

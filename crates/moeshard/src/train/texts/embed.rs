@@ -52,7 +52,16 @@ impl Embedder {
         let mut model = Fingerprint::default();
         let dtype = model::dtype(&opened.model, &config.compute).to_string();
         let max_length = opened.model.settings.max_length.to_string();
-        for part in [&encoder.fingerprint, &encoder.pooling, &dtype, &max_length] {
+        // Experts that drop tokens make other vectors.
+        let compute = &config.compute;
+        let experts = format!("{:?} {:?}", compute.strategy, compute.sequence_capacity);
+        for part in [
+            &encoder.fingerprint,
+            &encoder.pooling,
+            &dtype,
+            &max_length,
+            &experts,
+        ] {
             model.add(part.as_bytes());
         }
         Ok(Self {

@@ -8,6 +8,8 @@ mod embed;
 mod source;
 mod split;
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, ensure};
 use moeshard_decentralized::data::{DataError, Dataset, TextColumns, TextSet};
 use moeshard_decentralized::partition::Labels;
@@ -92,6 +94,7 @@ fn read(args: &TaskArgs, seed: u64, files: &Files) -> Result<(TextSet, TextSet)>
     }
     if let Some(n) = args.train_examples {
         train = train.first(ArgError::at_least_one("--train-examples", n)?);
+        check_labels(&train, n)?;
     }
     match &files.test {
         Some(file) => {
@@ -102,12 +105,25 @@ fn read(args: &TaskArgs, seed: u64, files: &Files) -> Result<(TextSet, TextSet)>
     }
 }
 
+/// That the first examples of a file, which may be sorted, are not of a few labels alone.
+fn check_labels(train: &TextSet, n_examples: usize) -> Result<(), ArgError> {
+    let labels: BTreeSet<u32> = train.labels.iter().copied().collect();
+    let (found, all) = (labels.len(), train.n_classes());
+    if found == all {
+        return Ok(());
+    }
+    let file = train.file.display();
+    let reason = format!("{n_examples} leaves examples of {found} of the {all} labels of {file}");
+    Err(ArgError::other("--train-examples", reason))
+}
+
 /// That the examples can be divided over the nodes.
 fn check(config: &TrainConfig, train: &TextSet) -> Result<()> {
     let (n_examples, n_nodes) = (train.n_examples(), config.n_nodes);
     ensure!(
         n_examples >= n_nodes,
-        "{}: expected an example for each of {n_nodes} nodes, found {n_examples}",
+        "{}: expected an example for each of {n_nodes} nodes, found {n_examples}; ask for fewer with \
+         --nodes",
         train.file.display()
     );
     let labels = Labels {

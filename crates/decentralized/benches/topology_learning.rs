@@ -1,5 +1,6 @@
 //! Learning STL-FW topologies of ten neighbours: seconds, objective, and its ratio to that of the
-//! dense exact oracle where that runs.
+//! dense exact oracle where that runs. Cliques of ten by Greedy Swap: seconds, mean skew, and its ratio
+//! to that after ten times the steps.
 //!
 //! `cargo bench -p moeshard-decentralized --bench topology_learning [-- WORD…]`, with words such as
 //! `directed two-shards 1000`: of graphs, partitions and numbers of nodes those that are named are
@@ -8,9 +9,11 @@
 use std::time::Instant;
 
 use moeshard_decentralized::classes::ClassCounts;
+use moeshard_decentralized::measures::LabelSkew;
 use moeshard_decentralized::seed::rng;
-use moeshard_decentralized::topology::Nodes;
+use moeshard_decentralized::topology::d_cliques::default_steps;
 use moeshard_decentralized::topology::stl_fw::{Oracle, StlFw};
+use moeshard_decentralized::topology::{DCliques, InterClique, Nodes, Topology};
 use rand::seq::SliceRandom;
 use rand_distr::{Distribution, Gamma};
 
@@ -24,7 +27,7 @@ const EXAMPLES: [usize; 10] = [4932, 5678, 4968, 5101, 4859, 4506, 4951, 5175, 4
 
 /// Words that name a graph, a partition, a number of nodes.
 const KINDS: [&[&str]; 3] = [
-    &["directed", "undirected"],
+    &["directed", "undirected", "d-cliques"],
     &["one-class", "two-shards", "dirichlet-0.1"],
     &["100", "500", "1000", "2000", "10000"],
 ];
@@ -62,6 +65,9 @@ fn main() {
                 };
                 measure(name, &rule, &classes);
             }
+            if is_asked_for("d-cliques") {
+                measure_cliques(name, &classes);
+            }
         }
     }
 }
@@ -91,6 +97,40 @@ fn measure(partition: &str, rule: &StlFw, classes: &ClassCounts) {
     };
     let (seconds, reference) = learn(n_seeds, &dense, classes);
     println!(" {seconds:.3} | {:.5} |", objective / reference);
+}
+
+fn measure_cliques(partition: &str, classes: &ClassCounts) {
+    let n_nodes = classes.n_nodes();
+    let n_steps = default_steps(n_nodes.div_ceil(D_MAX));
+    let [once, longer] = [n_steps, 10 * n_steps].map(|n_steps| {
+        let rule = DCliques {
+            size: D_MAX,
+            inter: InterClique::FullyConnected,
+            steps: Some(n_steps),
+            removed_edges: 0,
+        };
+        let nodes = Nodes {
+            n_nodes,
+            classes: Some(classes),
+        };
+        let start = Instant::now();
+        let schedule = rule.connect(&nodes, &mut rng(0, 0)).expect("cliques");
+        let seconds = start.elapsed().as_secs_f64();
+        (
+            seconds,
+            LabelSkew::of_cliques(&schedule.cliques, classes).mean,
+        )
+    });
+    // Both may be zero.
+    let ratio = if once.1 == longer.1 {
+        1.0
+    } else {
+        once.1 / longer.1
+    };
+    println!(
+        "| {n_nodes} | {partition} | d-cliques | 1 | {:.3} | {:.6} | {:.3} | {ratio:.5} |",
+        once.0, once.1, longer.0
+    );
 }
 
 /// Chance decides between equally good permutations, and what follows depends on it: by ±0.5 % of

@@ -148,10 +148,10 @@ fn write_topology(
 ) -> fmt::Result {
     write!(
         out,
-        "<figure class=\"card topology r{run_idx}\"><figcaption><b><i class=\"swatch\"></i>{}</b>{} · {} \
+        "<figure class=\"card topology r{run_idx}\"><figcaption><b><i class=\"swatch\"></i>{}</b>{}{} \
          nodes, {} edges",
         Escaped(&run.header.name),
-        Escaped(&run.header.topology),
+        Escaped(&table::other_name(run.header).map_or_else(String::new, |name| name + " · ")),
         text::count(graph.n_nodes as u64),
         text::count(graph.edges.len() as u64),
     )?;

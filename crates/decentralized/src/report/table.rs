@@ -53,23 +53,29 @@ pub(super) fn write_table(runs: &[RunReport<'_>], out: &mut String) -> fmt::Resu
     out.write_str("</tbody></table></div>")
 }
 
+/// The topology of a run that is called something else.
+pub(super) fn other_name(header: &RunHeader) -> Option<String> {
+    (header.name != header.topology).then(|| header.topology.clone())
+}
+
 // The name, and below it the topology and the settings in which runs differ.
 fn write_name(run: &RunReport<'_>, runs: &[RunReport<'_>], out: &mut String) -> fmt::Result {
-    let (name, topology) = (Escaped(&run.header.name), Escaped(&run.header.topology));
-    write!(
-        out,
-        "<th scope=\"row\"><i class=\"swatch\"></i>{name}<small>{topology}"
-    )?;
+    let mut below: Vec<String> = other_name(run.header).into_iter().collect();
     let is_different = |setting: &Setting| common(runs, setting.value).is_none();
     for setting in SETTINGS.into_iter().filter(is_different) {
         let value = (setting.value)(run.header);
-        let name = if setting.is_plain { "" } else { setting.name };
-        if !value.is_empty() {
-            let space = if setting.is_plain { "" } else { " " };
-            write!(out, " · {name}{space}{}", Escaped(&value))?;
+        match (value.is_empty(), setting.is_plain) {
+            (true, _) => {}
+            (false, true) => below.push(value),
+            (false, false) => below.push(format!("{} {value}", setting.name)),
         }
     }
-    out.write_str("</small></th>")
+    write!(
+        out,
+        "<th scope=\"row\"><i class=\"swatch\"></i>{}<small>{}</small></th>",
+        Escaped(&run.header.name),
+        Escaped(&below.join(" · "))
+    )
 }
 
 // Three numbers and their picture, on one scale for all runs.

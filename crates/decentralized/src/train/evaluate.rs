@@ -6,8 +6,10 @@ use rand::seq::SliceRandom;
 
 use super::Result;
 use super::gradients::Worker;
-use super::trainer::{Task, Trainer};
+use super::trainer::Trainer;
+use crate::data::Dataset;
 use crate::measures::Heterogeneity;
+use crate::model::Model;
 use crate::seed::{self, Rng};
 use crate::topology::Schedule;
 
@@ -51,8 +53,10 @@ impl Trainer<'_> {
     pub fn heterogeneity(&mut self, schedule: &Schedule) -> Result<Option<Heterogeneity>> {
         let n_params = self.run.task.model.n_params();
         let models = self.transport.gather(n_params, &self.state.models)?;
-        let mut mean =
-            models.map_or_else(|| vec![0.0; n_params], |models| mean_row(&models, n_params));
+        let mut mean = models.map_or_else(
+            || vec![0.0; n_params],
+            |models| mean_model(&models, n_params),
+        );
         self.transport.broadcast(&mut mean)?;
 
         // Of each node: the gradient, the variance of that of a batch, and that of the one measured.
@@ -131,12 +135,8 @@ impl Trainer<'_> {
             .for_each_item(workers, &mut blocks, |worker, i, block| {
                 let params = &models[i / n_blocks * n_params..][..n_params];
                 let first = i % n_blocks * BLOCK;
-                *block = score(
-                    worker,
-                    &run.task,
-                    params,
-                    first..n_examples.min(first + BLOCK),
-                );
+                let examples = first..n_examples.min(first + BLOCK);
+                *block = score(worker, run.task.model, run.task.test, params, examples);
             });
         let nodes = blocks.chunks_exact(n_blocks.max(1));
         nodes
@@ -203,18 +203,30 @@ fn mean(values: impl Iterator<Item = f64> + Clone) -> f64 {
     values.clone().sum::<f64>() / values.count().max(1) as f64
 }
 
-/// Of some test examples, how many a model gets right, and the sum of its losses.
+/// The share of examples that a model gets right.
+#[must_use]
+pub fn accuracy(model: &dyn Model, params: &[f32], data: &Dataset) -> f64 {
+    let (mut worker, n_examples) = (Worker::default(), data.labels.len());
+    let n_right = (0..n_examples).step_by(BLOCK).map(|first| {
+        let examples = first..n_examples.min(first + BLOCK);
+        score(&mut worker, model, data, params, examples).0
+    });
+    n_right.sum::<usize>() as f64 / n_examples as f64
+}
+
+/// Of some examples, how many a model gets right, and the sum of its losses.
 fn score(
     worker: &mut Worker,
-    task: &Task<'_>,
+    model: &dyn Model,
+    data: &Dataset,
     params: &[f32],
     examples: Range<usize>,
 ) -> (usize, f64) {
-    let (n_features, n_classes) = (task.model.n_features(), task.model.n_classes());
-    let features = &task.test.features[examples.start * n_features..examples.end * n_features];
-    let labels = &task.test.labels[examples];
+    let (n_features, n_classes) = (model.n_features(), model.n_classes());
+    let features = &data.features[examples.start * n_features..examples.end * n_features];
+    let labels = &data.labels[examples];
     let logits = worker.logits.room(labels.len() * n_classes);
-    (task.model).logits(params, features, logits, &mut worker.scratch);
+    model.logits(params, features, logits, &mut worker.scratch);
     let mut score = (0, 0.0);
     for (row, &label) in logits.chunks_exact(n_classes).zip(labels) {
         let (best, loss) = best_and_loss(row, label as usize);
@@ -224,11 +236,12 @@ fn score(
     score
 }
 
-/// The mean of all rows.
-fn mean_row(rows: &[f32], row_len: usize) -> Vec<f32> {
-    let mut mean = vec![0.0f64; row_len];
-    let n_rows = (rows.len() / row_len) as f64;
-    for row in rows.chunks_exact(row_len) {
+/// The mean of the models of all nodes, `[n_nodes, n_params]`.
+#[must_use]
+pub fn mean_model(models: &[f32], n_params: usize) -> Vec<f32> {
+    let mut mean = vec![0.0f64; n_params];
+    let n_rows = (models.len() / n_params) as f64;
+    for row in models.chunks_exact(n_params) {
         mean.iter_mut()
             .zip(row)
             .for_each(|(mean, &x)| *mean += f64::from(x));

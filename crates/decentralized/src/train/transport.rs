@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use moeshard_mpi::Placement;
+
 use super::Result;
 
 /// Who needs which rows in one kind of round. The same on every rank.
@@ -102,11 +104,9 @@ impl Transport for InProcess {
     }
 }
 
-/// The nodes of each rank: consecutive, of nearly equal number.
+/// The nodes of each rank.
 #[must_use]
 pub fn deal(n_nodes: usize, world_size: usize) -> Vec<Range<usize>> {
-    let start = |rank: usize| rank * n_nodes / world_size;
-    (0..world_size)
-        .map(|rank| start(rank)..start(rank + 1))
-        .collect()
+    let placement = Placement::new(n_nodes, world_size);
+    (0..world_size).map(|rank| placement.nodes(rank)).collect()
 }

@@ -165,7 +165,7 @@ fn ranks_change_no_bit() {
             ..settings()
         };
         let alone = run(&problem, topology, &settings, 1);
-        // The last has ranks without nodes, the first among them.
+        // The last has ranks without nodes.
         for world_size in [2, 4, 8, 11, 13] {
             let together = run(&problem, topology, &settings, world_size);
             assert!(

@@ -3,16 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use moeshard_decentralized::model::Scratch;
 use moeshard_decentralized::record::Evaluation;
+use moeshard_decentralized::train::evaluate::{accuracy, mean_model};
 use moeshard_encoder::trained_head::{DenseLayer, HeadCard, Layers, write};
 
 use super::args::TrainConfig;
 use super::task::LoadedTask;
 use super::texts::TextTask;
-
-/// Test examples measured at a time.
-const BLOCK: usize = 500;
 
 /// How a head came to be.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +34,8 @@ pub fn write_mean(
     text: &TextTask,
     models: &[f32],
 ) -> Result<f64> {
-    let mean = mean(models, task.model.n_params());
-    let accuracy = accuracy(task, &mean);
+    let mean = mean_model(models, task.model.n_params());
+    let accuracy = accuracy(&*task.model, &mean, &task.test);
     let (classifier, dense, out) = layers(task, &mean)?;
     let Origin {
         config,
@@ -79,47 +76,6 @@ pub fn tell(dir: &Path, from: &Origin<'_>, accuracy: f64, last: &Evaluation) {
     );
 }
 
-fn mean(models: &[f32], n_params: usize) -> Vec<f32> {
-    let mut sums = vec![0.0f64; n_params];
-    for model in models.chunks_exact(n_params) {
-        sums.iter_mut()
-            .zip(model)
-            .for_each(|(sum, &x)| *sum += f64::from(x));
-    }
-    let n_nodes = (models.len() / n_params) as f64;
-    sums.into_iter().map(|sum| (sum / n_nodes) as f32).collect()
-}
-
-/// Share of the test examples that `params` get right.
-fn accuracy(task: &LoadedTask, params: &[f32]) -> f64 {
-    let (test, n_classes) = (&task.test, task.model.n_classes());
-    let (mut scratch, mut n_right) = (Scratch::default(), 0);
-    let blocks = test.features.chunks(BLOCK * test.n_features);
-    for (features, labels) in blocks.zip(test.labels.chunks(BLOCK)) {
-        let mut logits = vec![0.0; labels.len() * n_classes];
-        (task.model).logits(params, features, &mut logits, &mut scratch);
-        let rows = logits.chunks_exact(n_classes).zip(labels);
-        n_right += rows
-            .filter(|(row, label)| best(row) == **label as usize)
-            .count();
-    }
-    n_right as f64 / test.labels.len() as f64
-}
-
-/// The first of the largest.
-fn best(logits: &[f32]) -> usize {
-    let classes = 0..logits.len();
-    classes
-        .reduce(|best, class| {
-            if logits[class] > logits[best] {
-                class
-            } else {
-                best
-            }
-        })
-        .unwrap_or(0)
-}
-
 /// Cuts a parameter vector into its layers: W, then b, of one after the other.
 fn layers<'a>(
     task: &LoadedTask,
@@ -153,12 +109,6 @@ mod tests {
     use moeshard_decentralized::model::{Mlp, Model};
 
     use super::*;
-
-    #[test]
-    fn the_mean_is_over_nodes() {
-        assert_eq!(mean(&[1.0, 2.0, 3.0, 5.0, 6.0, 7.0], 3), [3.0, 4.0, 5.0]);
-        assert_eq!(best(&[1.0, 3.0, 3.0, 2.0]), 1);
-    }
 
     #[test]
     fn the_layers_of_an_mlp_are_found_by_their_sizes() {

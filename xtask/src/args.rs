@@ -12,7 +12,9 @@ Commands:
   test [--data DIR] [-- ARGS]  set up what the tests need under target/, then run all of them
   fmt                          format every file
   clippy                       lint everything, warnings denied
-  ci                           what CI runs: formatting, lints and tests (.ci/run)
+  cuda                         put the CUDA compiler into .cuda (104 MB; no GPU needed)
+  kernels                      compile every CUDA kernel with it, and look for spilled registers
+  ci                           what CI runs: formatting, lints, kernels and tests (.ci/run)
   help                         this text
 
 Options of `test`:
@@ -35,6 +37,10 @@ pub(crate) enum Task {
     Fmt,
     /// Lint.
     Clippy,
+    /// Fetch the CUDA compiler.
+    Cuda,
+    /// Compile the CUDA kernels.
+    Kernels,
     /// All checks.
     Ci,
 }
@@ -56,6 +62,8 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Task, Stri
         "test" => return parse_test(args),
         "fmt" => Task::Fmt,
         "clippy" => Task::Clippy,
+        "cuda" => Task::Cuda,
+        "kernels" => Task::Kernels,
         "ci" => Task::Ci,
         "help" | "-h" | "--help" | "" => return Ok(Task::Help),
         _ => return Err(format!("there is no command `{command}`")),
@@ -105,6 +113,7 @@ mod tests {
         let check = |line: &str, expect| assert_eq!(parse_line(line), expect, "{line}");
         check("", Ok(Task::Help));
         check("fmt", Ok(Task::Fmt));
+        check("kernels", Ok(Task::Kernels));
         check("ci --help", Ok(Task::Help));
         check("test", test(None, &[]));
         check("test --data d", test(Some("d"), &[]));

@@ -7,6 +7,7 @@
 
 mod apt;
 mod args;
+mod cuda;
 mod minilm;
 mod mpi;
 mod parts;
@@ -49,6 +50,11 @@ fn run(task: Task) -> anyhow::Result<bool> {
         Task::Test(options) => test::run(&root, &options),
         Task::Fmt => process::succeeds(process::cargo(&root).args(["fmt", "--all"])),
         Task::Clippy => clippy(&root),
+        Task::Cuda => {
+            println!("{}", cuda::set_up(&root)?.display());
+            Ok(true)
+        }
+        Task::Kernels => cuda::check_kernels(&root).map(|()| true),
         Task::Ci => process::succeeds(&mut Command::new(root.join(".ci/run"))),
     }
 }

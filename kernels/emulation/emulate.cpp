@@ -1,0 +1,212 @@
+// Fibers that stand for the threads of a block.
+#include "emulate.h"
+
+#include <ucontext.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace emulated {
+
+thread_local Place place;
+
+namespace {
+
+constexpr size_t STACK_BYTES = 64 << 10;
+
+enum class State { Ready, AtBlock, AtWarp, Done };
+
+struct Fiber {
+    ucontext_t context;
+    std::unique_ptr<char[]> stack;
+    State state;
+    Dim thread_idx;
+    unsigned mask;
+    uint64_t value;
+    Values values;
+};
+
+struct Block {
+    ucontext_t scheduler;
+    std::vector<Fiber> fibers;
+    std::vector<unsigned char> shared;
+    size_t running = 0;
+    Body body = nullptr;
+    void** args = nullptr;
+    uint64_t random = 1;
+};
+
+thread_local Block block;
+
+uint64_t draw() {
+    block.random ^= block.random << 13;
+    block.random ^= block.random >> 7;
+    block.random ^= block.random << 17;
+    return block.random;
+}
+
+void begin_fiber() {
+    block.body(block.args);
+    block.fibers[block.running].state = State::Done;
+    // The context goes on in the scheduler by its link.
+}
+
+// Waits in a state until the scheduler finds what is waited for.
+void wait(State state) {
+    Fiber& fiber = block.fibers[block.running];
+    fiber.state = state;
+    swapcontext(&fiber.context, &block.scheduler);
+}
+
+bool release_block() {
+    bool is_any = false;
+    for (const Fiber& fiber : block.fibers) {
+        if (fiber.state == State::Ready || fiber.state == State::AtWarp) return false;
+        is_any |= fiber.state == State::AtBlock;
+    }
+    for (Fiber& fiber : block.fibers) {
+        if (fiber.state == State::AtBlock) fiber.state = State::Ready;
+    }
+    return is_any;
+}
+
+// Lanes go on once all that their mask names are there with the same mask.
+bool release_warp(size_t first) {
+    bool is_released = false;
+    const size_t n = std::min<size_t>(32, block.fibers.size() - first);
+    for (size_t i = 0; i < n; ++i) {
+        const Fiber& fiber = block.fibers[first + i];
+        if (fiber.state != State::AtWarp) continue;
+        const unsigned mask = fiber.mask;
+        Values values{};
+        bool is_complete = mask >> i & 1;
+        for (size_t j = 0; j < 32; ++j) {
+            if (!(mask >> j & 1)) continue;
+            if (j >= n) {
+                is_complete = false;
+                break;
+            }
+            const Fiber& other = block.fibers[first + j];
+            is_complete &= other.state == State::AtWarp && other.mask == mask;
+            values.of_lane[j] = other.value;
+        }
+        if (!is_complete) continue;
+        for (size_t j = 0; j < n; ++j) {
+            if (!(mask >> j & 1)) continue;
+            block.fibers[first + j].values = values;
+            block.fibers[first + j].state = State::Ready;
+        }
+        is_released = true;
+    }
+    return is_released;
+}
+
+// Some fiber that can go on, at random; none if all wait for ever, or are done.
+bool pick() {
+    const size_t n = block.fibers.size(), start = draw() % n;
+    for (size_t i = 0; i < n; ++i) {
+        const size_t at = (start + i) % n;
+        if (block.fibers[at].state == State::Ready) {
+            block.running = at;
+            return true;
+        }
+    }
+    return false;
+}
+
+bool release() {
+    bool is_any = false;
+    for (size_t first = 0; first < block.fibers.size(); first += 32) is_any |= release_warp(first);
+    return is_any || release_block();
+}
+
+// Whether all threads came to their end.
+bool run_block() {
+    for (Fiber& fiber : block.fibers) {
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.get();
+        fiber.context.uc_stack.ss_size = STACK_BYTES;
+        fiber.context.uc_link = &block.scheduler;
+        makecontext(&fiber.context, begin_fiber, 0);
+        fiber.state = State::Ready;
+    }
+    // Whatever nobody has written is not a number.
+    std::fill(block.shared.begin(), block.shared.end(), 0xff);
+    while (true) {
+        while (pick()) {
+            place.thread_idx = block.fibers[block.running].thread_idx;
+            swapcontext(&block.scheduler, &block.fibers[block.running].context);
+        }
+        if (!release()) break;
+    }
+    for (const Fiber& fiber : block.fibers) {
+        if (fiber.state != State::Done) return false;
+    }
+    return true;
+}
+
+std::map<std::string, Body>& kernels() {
+    static std::map<std::string, Body> kernels;
+    return kernels;
+}
+
+}  // namespace
+
+unsigned char* shared_memory() { return block.shared.data(); }
+
+void wait_for_block() { wait(State::AtBlock); }
+
+Values exchange(unsigned mask, uint64_t value) {
+    Fiber& fiber = block.fibers[block.running];
+    fiber.mask = mask;
+    fiber.value = value;
+    wait(State::AtWarp);
+    return fiber.values;
+}
+
+unsigned lane() { return block.running % 32; }
+
+int run(const Launch& launch, Body body, void** args) {
+    const Dim& dim = launch.block;
+    block.fibers.clear();
+    block.fibers.resize(static_cast<size_t>(dim.x) * dim.y * dim.z);
+    for (size_t i = 0; i < block.fibers.size(); ++i) {
+        block.fibers[i].stack.reset(new char[STACK_BYTES]);
+        const unsigned at = static_cast<unsigned>(i);
+        block.fibers[i].thread_idx = {at % dim.x, at / dim.x % dim.y, at / dim.x / dim.y};
+    }
+    block.shared.assign(launch.shared_bytes, 0);
+    block.body = body;
+    block.args = args;
+    block.random = launch.seed * 2 + 1;
+    place.grid_dim = launch.grid;
+    place.block_dim = dim;
+    const Dim& grid = launch.grid;
+    for (unsigned z = 0; z < grid.z; ++z) {
+        for (unsigned y = 0; y < grid.y; ++y) {
+            for (unsigned x = 0; x < grid.x; ++x) {
+                place.block_idx = {x, y, z};
+                if (!run_block()) return 1;
+            }
+        }
+    }
+    return 0;
+}
+
+Registered::Registered(const char* name, Body body) { kernels()[name] = body; }
+
+}  // namespace emulated
+
+// 0, 1 if threads wait for one another for ever, or 2 if there is no such kernel.
+extern "C" int moeshard_emulate(const char* name, const unsigned* grid, const unsigned* block_dim,
+                                size_t shared_bytes, uint64_t seed, void** args) {
+    const auto found = emulated::kernels().find(name);
+    if (found == emulated::kernels().end()) return 2;
+    const emulated::Launch launch{{grid[0], grid[1], grid[2]},
+                                  {block_dim[0], block_dim[1], block_dim[2]},
+                                  shared_bytes,
+                                  seed};
+    return emulated::run(launch, found->second, args);
+}

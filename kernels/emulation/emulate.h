@@ -1,0 +1,149 @@
+// CUDA on one CPU thread: what device code names, for a C++ compiler.
+//
+// A block's threads are fibers that run one at a time until they wait: for the block at a barrier, or
+// for the lanes of their warp at a shuffle. Which goes on next is drawn at random, so that a result that
+// depends on the order (a barrier forgotten) differs from run to run of a test. Blocks run one after
+// another. A block whose threads wait for one another for ever ends the launch with an error.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#define MOESHARD_EMULATED
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __restrict__
+// One block runs at a time.
+#define __shared__ static thread_local
+#define DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(emulated::shared_memory())
+
+namespace emulated {
+
+struct Dim {
+    unsigned x = 1, y = 1, z = 1;
+};
+
+struct Launch {
+    Dim grid, block;
+    size_t shared_bytes;
+    // From which the order of threads is drawn.
+    uint64_t seed;
+};
+
+// Where the fiber that runs is.
+struct Place {
+    Dim grid_dim, block_dim, block_idx, thread_idx;
+};
+extern thread_local Place place;
+
+unsigned char* shared_memory();
+void wait_for_block();
+// Waits for the lanes of `mask`, each of which brings `value`; then all have `values` of all lanes.
+struct Values {
+    uint64_t of_lane[32];
+};
+Values exchange(unsigned mask, uint64_t value);
+unsigned lane();
+
+using Body = void (*)(void** args);
+// Runs a kernel; 0, or 1 if its threads wait for one another for ever.
+int run(const Launch& launch, Body body, void** args);
+
+struct Registered {
+    Registered(const char* name, Body body);
+};
+
+template <class... Args, size_t... I>
+void call(void (*kernel)(Args...), void** args, std::index_sequence<I...>) {
+    kernel(*static_cast<std::remove_reference_t<Args>*>(args[I])...);
+}
+
+template <auto kernel, class... Args>
+Body body_of(void (*)(Args...)) {
+    return [](void** args) { call(kernel, args, std::index_sequence_for<Args...>{}); };
+}
+
+template <class T>
+uint64_t bits_of(T value) {
+    static_assert(sizeof(T) <= 8);
+    uint64_t bits = 0;
+    std::memcpy(&bits, &value, sizeof(T));
+    return bits;
+}
+
+template <class T>
+T value_of(uint64_t bits) {
+    T value;
+    std::memcpy(&value, &bits, sizeof(T));
+    return value;
+}
+
+}  // namespace emulated
+
+#define KERNEL(name) static emulated::Registered registered_##name(#name, emulated::body_of<&name>(&name));
+
+#define threadIdx (emulated::place.thread_idx)
+#define blockIdx (emulated::place.block_idx)
+#define blockDim (emulated::place.block_dim)
+#define gridDim (emulated::place.grid_dim)
+
+inline void __syncthreads() { emulated::wait_for_block(); }
+inline void __syncwarp(unsigned mask = 0xffffffffu) { emulated::exchange(mask, 0); }
+
+template <class T>
+T __shfl_sync(unsigned mask, T value, unsigned source) {
+    return emulated::value_of<T>(emulated::exchange(mask, emulated::bits_of(value)).of_lane[source % 32]);
+}
+
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, unsigned step) {
+    return __shfl_sync(mask, value, emulated::lane() ^ step);
+}
+
+// Lanes without a source keep their own.
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, unsigned step) {
+    const unsigned own = emulated::lane();
+    return __shfl_sync(mask, value, own >= step ? own - step : own);
+}
+
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, unsigned step) {
+    const unsigned own = emulated::lane();
+    return __shfl_sync(mask, value, own + step < 32 ? own + step : own);
+}
+
+template <class T>
+unsigned __match_any_sync(unsigned mask, T value) {
+    const emulated::Values values = emulated::exchange(mask, emulated::bits_of(value));
+    unsigned alike = 0;
+    for (unsigned i = 0; i < 32; ++i) {
+        const bool is_same = values.of_lane[i] == emulated::bits_of(value);
+        if ((mask >> i & 1) && is_same) alike |= 1u << i;
+    }
+    return alike;
+}
+
+inline unsigned __ballot_sync(unsigned mask, bool holds) {
+    const emulated::Values values = emulated::exchange(mask, holds);
+    unsigned lanes = 0;
+    for (unsigned i = 0; i < 32; ++i) lanes |= (mask >> i & 1) && values.of_lane[i] ? 1u << i : 0;
+    return lanes;
+}
+
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+
+template <class T>
+T atomicAdd(T* at, T x) {
+    const T before = *at;
+    *at += x;
+    return before;
+}
+
+template <class T>
+T min(T a, T b) { return b < a ? b : a; }
+template <class T>
+T max(T a, T b) { return a < b ? b : a; }

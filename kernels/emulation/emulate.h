@@ -134,6 +134,28 @@ inline unsigned __ballot_sync(unsigned mask, bool holds) {
     return lanes;
 }
 
+// bf16 by its bits; f16 as the compiler has it.
+struct bf16 {
+    uint16_t bits;
+};
+struct f16 {
+    _Float16 value;
+};
+
+inline float __bfloat162float(bf16 x) {
+    return emulated::value_of<float>(static_cast<uint64_t>(x.bits) << 16);
+}
+
+inline bf16 __float2bfloat16_rn(float x) {
+    const uint32_t bits = static_cast<uint32_t>(emulated::bits_of(x));
+    // Rounding must not make an infinity of what is not a number.
+    if (x != x) return {0x7fff};
+    return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+
+inline float __half2float(f16 x) { return static_cast<float>(x.value); }
+inline f16 __float2half_rn(float x) { return {static_cast<_Float16>(x)}; }
+
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 
 template <class T>

@@ -1,37 +1,13 @@
 //! Router and permutation against plain loops, over shapes without a pattern.
 
-use std::ffi::c_void;
-use std::ptr::from_mut;
-
 use moeshard_emulation::{EmulationError, Launch, launch};
-use rand::rngs::ChaCha8Rng;
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
+
+use crate::support::{args, rng, run, run_once};
 
 const DROPPED: u32 = u32::MAX;
 const WARPS: u32 = 8;
 const CHUNK: usize = 1024;
-
-/// Pointers to arguments: pointers for slices, values as they are.
-macro_rules! args {
-    ($($arg:expr),* $(,)?) => { [$(from_mut(&mut $arg).cast::<c_void>()),*] };
-}
-
-fn run(name: &str, n_blocks: usize, threads: u32, shared_words: usize, args: &mut [*mut c_void]) {
-    for seed in [1, 2] {
-        let shape = Launch {
-            grid: [n_blocks as u32, 1, 1],
-            block: [threads, 1, 1],
-            shared_bytes: 4 * shared_words,
-            seed,
-        };
-        // `scan` works in place: once is all it can be run.
-        if name == "scan" && seed > 1 {
-            return;
-        }
-        // SAFETY: each test hands over what the kernel's file says.
-        unsafe { launch(name, &shape, args) }.expect("a kernel that ends");
-    }
-}
 
 /// The router on the emulated device: experts and weights.
 fn route(logits: &[f32], n_experts: usize, top_k: usize, normalize: bool) -> (Vec<u32>, Vec<f32>) {
@@ -44,7 +20,7 @@ fn route(logits: &[f32], n_experts: usize, top_k: usize, normalize: bool) -> (Ve
     let (mut k, mut norm) = (top_k as u32, u32::from(normalize));
     let mut args = args![logits, tokens, experts, k, norm, idx_at, weight_at];
     let n_blocks = n_tokens.div_ceil(WARPS as usize);
-    run("route", n_blocks, 32 * WARPS, 0, &mut args);
+    run("route", [n_blocks, 1], 32 * WARPS, 0, &mut args);
     (idx, weight)
 }
 
@@ -69,7 +45,7 @@ fn expected(row: &[f32], top_k: usize, normalize: bool) -> (Vec<u32>, Vec<f64>) 
 
 #[test]
 fn tokens_go_to_the_most_probable_experts() {
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut rng = rng(1);
     for (n_tokens, n_experts, top_k) in [
         (1, 1, 1),
         (3, 2, 2),
@@ -121,20 +97,21 @@ fn permute(idx: &[u32], n_experts: usize) -> (Vec<u32>, Vec<u32>, Vec<u32>) {
     let (mut place_at, mut assignment_at) = (place.as_mut_ptr(), assignment.as_mut_ptr());
     run(
         "count",
-        n_chunks,
+        [n_chunks, 1],
         256,
         n_experts,
         &mut args![idx_at, n, experts, counts_at],
     );
-    run(
+    run_once(
         "scan",
-        1,
+        [1, 1],
         256,
         0,
+        3,
         &mut args![counts_at, chunks, experts, offsets_at],
     );
     let mut args = args![idx_at, n, experts, counts_at, place_at, assignment_at];
-    run("place", n_chunks, 256, 9 * n_experts, &mut args);
+    run("place", [n_chunks, 1], 256, 9 * n_experts, &mut args);
     (offsets, place, assignment)
 }
 
@@ -161,7 +138,7 @@ fn check(idx: &[u32], n_experts: usize) {
 
 #[test]
 fn assignments_are_sorted_by_expert_and_stay_in_order() {
-    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    let mut rng = rng(2);
     for (n, n_experts) in [
         (1, 1),
         (31, 3),

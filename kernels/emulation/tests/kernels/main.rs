@@ -1,0 +1,5 @@
+//! Every kernel on the emulated device against plain loops in f64, over odd shapes.
+
+mod routing;
+mod rows;
+mod support;

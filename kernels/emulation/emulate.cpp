@@ -18,6 +18,11 @@ constexpr size_t STACK_BYTES = 64 << 10;
 
 enum class State { Ready, AtBlock, AtWarp, Done };
 
+struct Copy {
+    void* to;
+    const void* from;
+};
+
 struct Fiber {
     ucontext_t context;
     std::unique_ptr<char[]> stack;
@@ -26,6 +31,8 @@ struct Fiber {
     unsigned mask;
     uint64_t value;
     Values values;
+    // Groups of copies that are not done yet, the last of them not ended.
+    std::vector<std::vector<Copy>> groups;
 };
 
 struct Block {
@@ -131,6 +138,7 @@ bool run_block() {
         fiber.context.uc_link = &block.scheduler;
         makecontext(&fiber.context, begin_fiber, 0);
         fiber.state = State::Ready;
+        fiber.groups.assign(1, {});
     }
     // Whatever nobody has written is not a number.
     std::fill(block.shared.begin(), block.shared.end(), 0xff);
@@ -164,6 +172,27 @@ Values exchange(unsigned mask, uint64_t value) {
     fiber.value = value;
     wait(State::AtWarp);
     return fiber.values;
+}
+
+void start_copy(void* to, const void* from) {
+    block.fibers[block.running].groups.back().push_back({to, from});
+}
+
+void end_group() { block.fibers[block.running].groups.emplace_back(); }
+
+void wait_for_groups(size_t n_left) {
+    auto& groups = block.fibers[block.running].groups;
+    // The last is not ended.
+    while (groups.size() > n_left + 1) {
+        for (const Copy& copy : groups.front()) {
+            if (copy.from == nullptr) {
+                std::memset(copy.to, 0, 16);
+            } else {
+                std::memcpy(copy.to, copy.from, 16);
+            }
+        }
+        groups.erase(groups.begin());
+    }
 }
 
 unsigned lane() { return block.running % 32; }

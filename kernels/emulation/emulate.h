@@ -16,6 +16,7 @@
 #define __device__
 #define __forceinline__ inline
 #define __restrict__
+#define __launch_bounds__(n_threads)
 // One block runs at a time.
 #define __shared__ static thread_local
 #define DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(emulated::shared_memory())
@@ -47,6 +48,11 @@ struct Values {
 };
 Values exchange(unsigned mask, uint64_t value);
 unsigned lane();
+
+// Sixteen bytes to be copied, or to become zero where `from` is null, once their group is waited for.
+void start_copy(void* to, const void* from);
+void end_group();
+void wait_for_groups(size_t n_left);
 
 using Body = void (*)(void** args);
 // Runs a kernel; 0, or 1 if its threads wait for one another for ever.
@@ -134,6 +140,10 @@ inline unsigned __ballot_sync(unsigned mask, bool holds) {
     return lanes;
 }
 
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+
 // bf16 by its bits; f16 as the compiler has it.
 struct bf16 {
     uint16_t bits;
@@ -155,6 +165,60 @@ inline bf16 __float2bfloat16_rn(float x) {
 
 inline float __half2float(f16 x) { return static_cast<float>(x.value); }
 inline f16 __float2half_rn(float x) { return {static_cast<_Float16>(x)}; }
+
+template <class T>
+float to_float_of_bits(uint64_t bits);
+template <>
+inline float to_float_of_bits<bf16>(uint64_t bits) {
+    return __bfloat162float({static_cast<uint16_t>(bits)});
+}
+template <>
+inline float to_float_of_bits<f16>(uint64_t bits) {
+    return __half2float(emulated::value_of<f16>(bits & 0xffff));
+}
+
+// mma.h says who holds what.
+template <class T>
+void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    const auto pair = [](unsigned low, unsigned high) { return low | static_cast<uint64_t>(high) << 32; };
+    const unsigned all = 0xffffffffu;
+    const emulated::Values a01 = emulated::exchange(all, pair(a[0], a[1]));
+    const emulated::Values a23 = emulated::exchange(all, pair(a[2], a[3]));
+    const emulated::Values b01 = emulated::exchange(all, pair(b[0], b[1]));
+    const unsigned g = emulated::lane() / 4, t = emulated::lane() % 4;
+    for (unsigned i = 0; i < 4; ++i) {
+        const unsigned row = g + i / 2 * 8, col = 2 * t + i % 2;
+        float sum = 0.0f;
+        for (unsigned k = 0; k < 16; ++k) {
+            // The lane, the register of two, and the half of it.
+            const unsigned of_k = k % 8 / 2, half = 16 * (k % 2);
+            const emulated::Values& of_a = k < 8 ? a01 : a23;
+            const uint64_t x = of_a.of_lane[row % 8 * 4 + of_k] >> (row < 8 ? 0 : 32) >> half;
+            const uint64_t y = b01.of_lane[col * 4 + of_k] >> (k < 8 ? 0 : 32) >> half;
+            sum += to_float_of_bits<T>(x) * to_float_of_bits<T>(y);
+        }
+        d[i] += sum;
+    }
+}
+
+inline void load_matrices(unsigned (&r)[4], const void* row) {
+    const emulated::Values rows = emulated::exchange(0xffffffffu, reinterpret_cast<uint64_t>(row));
+    const unsigned g = emulated::lane() / 4, t = emulated::lane() % 4;
+    for (unsigned j = 0; j < 4; ++j) {
+        const auto* at = reinterpret_cast<const unsigned char*>(rows.of_lane[8 * j + g]);
+        std::memcpy(&r[j], at + 4 * t, 4);
+    }
+}
+
+// Copies happen as late as they may: whoever does not wait finds what was there before.
+inline void copy_async(void* to, const void* from, bool is_there) {
+    emulated::start_copy(to, is_there ? from : nullptr);
+}
+inline void end_group() { emulated::end_group(); }
+template <int N>
+void wait_for_groups() {
+    emulated::wait_for_groups(N);
+}
 
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 

@@ -3,6 +3,7 @@
 
 #include <ucontext.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <string>
@@ -43,6 +44,8 @@ struct Block {
     Body body = nullptr;
     void** args = nullptr;
     uint64_t random = 1;
+    // Whether warps run one after another.
+    bool is_apart = false;
 };
 
 thread_local Block block;
@@ -110,23 +113,44 @@ bool release_warp(size_t first) {
     return is_released;
 }
 
-// Some fiber that can go on, at random; none if all wait for ever, or are done.
-bool pick() {
-    const size_t n = block.fibers.size(), start = draw() % n;
-    for (size_t i = 0; i < n; ++i) {
-        const size_t at = (start + i) % n;
-        if (block.fibers[at].state == State::Ready) {
-            block.running = at;
-            return true;
-        }
-    }
-    return false;
+void go_on(size_t fiber) {
+    block.running = fiber;
+    place.thread_idx = block.fibers[fiber].thread_idx;
+    swapcontext(&block.scheduler, &block.fibers[fiber].context);
 }
 
-bool release() {
+// Lets those of `n` fibers that can go on do so, from a random one on; whether there were any.
+bool go_on_all(size_t first, size_t n) {
     bool is_any = false;
+    const size_t start = draw() % n;
+    for (size_t i = 0; i < n; ++i) {
+        const size_t at = first + (start + i) % n;
+        if (block.fibers[at].state != State::Ready) continue;
+        go_on(at);
+        is_any = true;
+    }
+    return is_any;
+}
+
+// One warp after another, each as far as it gets alone: whoever relies on another warp without a barrier
+// finds that it has done nothing yet, or everything.
+bool go_on_apart() {
+    const size_t n_fibers = block.fibers.size(), n_warps = (n_fibers + 31) / 32;
+    bool is_any = false;
+    const size_t start = draw() % n_warps;
+    for (size_t i = 0; i < n_warps; ++i) {
+        const size_t first = (start + i) % n_warps * 32;
+        const size_t n = std::min<size_t>(32, n_fibers - first);
+        while (go_on_all(first, n) || release_warp(first)) is_any = true;
+    }
+    return is_any;
+}
+
+// All warps abreast.
+bool go_on_together() {
+    bool is_any = go_on_all(0, block.fibers.size());
     for (size_t first = 0; first < block.fibers.size(); first += 32) is_any |= release_warp(first);
-    return is_any || release_block();
+    return is_any;
 }
 
 // Whether all threads came to their end.
@@ -142,13 +166,10 @@ bool run_block() {
     }
     // Whatever nobody has written is not a number.
     std::fill(block.shared.begin(), block.shared.end(), 0xff);
-    while (true) {
-        while (pick()) {
-            place.thread_idx = block.fibers[block.running].thread_idx;
-            swapcontext(&block.scheduler, &block.fibers[block.running].context);
+    do {
+        while (block.is_apart ? go_on_apart() : go_on_together()) {
         }
-        if (!release()) break;
-    }
+    } while (release_block());
     for (const Fiber& fiber : block.fibers) {
         if (fiber.state != State::Done) return false;
     }
@@ -210,6 +231,7 @@ int run(const Launch& launch, Body body, void** args) {
     block.body = body;
     block.args = args;
     block.random = launch.seed * 2 + 1;
+    block.is_apart = launch.seed % 2 > 0;
     place.grid_dim = launch.grid;
     place.block_dim = dim;
     const Dim& grid = launch.grid;

@@ -1,9 +1,9 @@
 // CUDA on one CPU thread: what device code names, for a C++ compiler.
 //
 // A block's threads are fibers that run one at a time until they wait: for the block at a barrier, or
-// for the lanes of their warp at a shuffle. Which goes on next is drawn at random, so that a result that
-// depends on the order (a barrier forgotten) differs from run to run of a test. Blocks run one after
-// another. A block whose threads wait for one another for ever ends the launch with an error.
+// for the lanes of their warp at a shuffle. Which goes on next is drawn at random; for odd seeds warps run
+// one after another, each as far as it gets alone, so that a barrier that was forgotten shows. Blocks run
+// one after another. A block whose threads wait for one another for ever ends the launch with an error.
 #pragma once
 
 #include <cmath>
@@ -30,7 +30,7 @@ struct Dim {
 struct Launch {
     Dim grid, block;
     size_t shared_bytes;
-    // From which the order of threads is drawn.
+    // From which the order of threads is drawn; odd: warps one after another.
     uint64_t seed;
 };
 

@@ -13,7 +13,8 @@ pub struct Launch {
     pub block: [u32; 3],
     /// Dynamic shared memory.
     pub shared_bytes: usize,
-    /// From which the order of a block's threads is drawn.
+    /// From which the order of a block's threads is drawn; with odd ones warps run one after another, each
+    /// as far as it gets alone.
     pub seed: u64,
 }
 

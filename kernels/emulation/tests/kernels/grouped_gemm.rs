@@ -61,9 +61,10 @@ fn check<T: Element>(case: &Case) {
         .collect();
     let mut expected = Vec::with_capacity(n_all * n);
     for e in 0..n_experts {
-        for i in offsets[e] as usize..offsets[e + 1] as usize {
+        let rows = offsets[e] as usize..offsets[e + 1] as usize;
+        for (i, from) in rows.clone().zip(&assignment[rows]) {
             let row = match case.top_k {
-                Some(top_k) => assignment[i] as usize / top_k,
+                Some(top_k) => *from as usize / top_k,
                 None => i,
             };
             for col in 0..n {

@@ -37,6 +37,13 @@ __device__ inline void load_matrices(unsigned (&r)[4], const void* row) {
                  : "r"(shared_address(row)));
 }
 
+// The same of transposed matrices: r[j] becomes element g of rows 2t, 2t+1 of matrix j.
+__device__ inline void load_transposed(unsigned (&r)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row)));
+}
+
 // Starts to copy 16 bytes to shared memory; zeroes, and nothing is read, if not `is_there`.
 __device__ inline void copy_async(void* to, const void* from, bool is_there) {
     const unsigned n_bytes = is_there ? 16 : 0;

@@ -210,6 +210,19 @@ inline void load_matrices(unsigned (&r)[4], const void* row) {
     }
 }
 
+inline void load_transposed(unsigned (&r)[4], const void* row) {
+    const emulated::Values rows = emulated::exchange(0xffffffffu, reinterpret_cast<uint64_t>(row));
+    const unsigned g = emulated::lane() / 4, t = emulated::lane() % 4;
+    for (unsigned j = 0; j < 4; ++j) {
+        r[j] = 0;
+        for (unsigned i = 0; i < 2; ++i) {
+            uint16_t bits;
+            std::memcpy(&bits, reinterpret_cast<const unsigned char*>(rows.of_lane[8 * j + 2 * t + i]) + 2 * g, 2);
+            r[j] |= static_cast<unsigned>(bits) << 16 * i;
+        }
+    }
+}
+
 // Copies happen as late as they may: whoever does not wait finds what was there before.
 inline void copy_async(void* to, const void* from, bool is_there) {
     emulated::start_copy(to, is_there ? from : nullptr);

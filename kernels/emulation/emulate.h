@@ -30,7 +30,8 @@ struct Dim {
 struct Launch {
     Dim grid, block;
     size_t shared_bytes;
-    // From which the order of threads is drawn; odd: warps one after another.
+    // From which the order of threads is drawn; odd: warps one after another; 3 modulo 4: asynchronous
+    // copies happen at once, else as late as they may.
     uint64_t seed;
 };
 
@@ -223,7 +224,8 @@ inline void load_transposed(unsigned (&r)[4], const void* row) {
     }
 }
 
-// Copies happen as late as they may: whoever does not wait finds what was there before.
+// Copies happen as late as they may, so that whoever does not wait finds what was there before, or at once,
+// so that whoever still reads what was there finds it overwritten.
 inline void copy_async(void* to, const void* from, bool is_there) {
     emulated::start_copy(to, is_there ? from : nullptr);
 }

@@ -14,7 +14,8 @@ pub struct Launch {
     /// Dynamic shared memory.
     pub shared_bytes: usize,
     /// From which the order of a block's threads is drawn; with odd ones warps run one after another, each
-    /// as far as it gets alone.
+    /// as far as it gets alone, and with 3, 7, … asynchronous copies happen at once instead of as late as
+    /// they may.
     pub seed: u64,
 }
 

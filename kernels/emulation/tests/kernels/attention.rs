@@ -4,7 +4,7 @@ use std::ptr::null;
 
 use half::{bf16, f16};
 
-use crate::support::{Element, args, assert_near, numbers, rng, run};
+use crate::support::{Element, SEEDS, args, assert_near, numbers, rng, run};
 
 /// Queries of a block.
 const ROWS: usize = 64;
@@ -83,15 +83,24 @@ fn check<T: Element>(lens: &[usize], n_heads: usize, d: usize, max_distance: Opt
     ];
     let name = format!("attention_{}_{d}", T::NAME);
     let shared = (ROWS + 4 * KEYS) * d * 2 / 4;
-    run(&name, [tiles.len() / 2, n_heads], 128, shared, &mut args);
-    // Probabilities are rounded: values up to 2, by so much.
-    let size = 1e5 * 2.0 * T::ROUNDING;
-    assert_near(
-        &out,
-        &expected,
-        size,
-        &format!("{name}, lengths {lens:?}, bias {max_distance:?}"),
-    );
+    for seed in SEEDS {
+        run(
+            &name,
+            [tiles.len() / 2, n_heads],
+            128,
+            shared,
+            seed,
+            &mut args,
+        );
+        // Probabilities are rounded: values up to 2, by so much.
+        let size = 1e5 * 2.0 * T::ROUNDING;
+        assert_near(
+            &out,
+            &expected,
+            size,
+            &format!("{name}, lengths {lens:?}, bias {max_distance:?}"),
+        );
+    }
 }
 
 #[test]

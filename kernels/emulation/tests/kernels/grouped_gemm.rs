@@ -5,7 +5,7 @@ use std::ptr::null;
 use half::{bf16, f16};
 use rand::RngExt;
 
-use crate::support::{Element, args, assert_near, numbers, rng, run};
+use crate::support::{Element, SEEDS, args, assert_near, numbers, rng, run};
 
 const SHARED_WORDS: usize = 98_304 / 4;
 
@@ -105,9 +105,18 @@ fn check<T: Element>(case: &Case) {
         out_at
     ];
     let name = format!("grouped_gemm_{}", T::NAME);
-    run(&name, [case.n_blocks, 1], 256, SHARED_WORDS, &mut args);
-    let what = format!("{name}, rows {:?}, n {n}, k {k}", case.n_rows);
-    assert_near(&out, &expected, k as f64, &what);
+    for seed in SEEDS {
+        run(
+            &name,
+            [case.n_blocks, 1],
+            256,
+            SHARED_WORDS,
+            seed,
+            &mut args,
+        );
+        let what = format!("{name}, rows {:?}, n {n}, k {k}", case.n_rows);
+        assert_near(&out, &expected, k as f64, &what);
+    }
 }
 
 fn check_all(case: &Case) {

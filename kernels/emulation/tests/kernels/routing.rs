@@ -3,7 +3,7 @@
 use moeshard_emulation::{EmulationError, Launch, launch};
 use rand::RngExt;
 
-use crate::support::{args, rng, run, run_once};
+use crate::support::{args, rng, run};
 
 const DROPPED: u32 = u32::MAX;
 const WARPS: u32 = 8;
@@ -20,7 +20,7 @@ fn route(logits: &[f32], n_experts: usize, top_k: usize, normalize: bool) -> (Ve
     let (mut k, mut norm) = (top_k as u32, u32::from(normalize));
     let mut args = args![logits, tokens, experts, k, norm, idx_at, weight_at];
     let n_blocks = n_tokens.div_ceil(WARPS as usize);
-    run("route", [n_blocks, 1], 32 * WARPS, 0, &mut args);
+    run("route", [n_blocks, 1], 32 * WARPS, 0, 1, &mut args);
     (idx, weight)
 }
 
@@ -100,9 +100,10 @@ fn permute(idx: &[u32], n_experts: usize) -> (Vec<u32>, Vec<u32>, Vec<u32>) {
         [n_chunks, 1],
         256,
         n_experts,
+        1,
         &mut args![idx_at, n, experts, counts_at],
     );
-    run_once(
+    run(
         "scan",
         [1, 1],
         256,
@@ -111,7 +112,7 @@ fn permute(idx: &[u32], n_experts: usize) -> (Vec<u32>, Vec<u32>, Vec<u32>) {
         &mut args![counts_at, chunks, experts, offsets_at],
     );
     let mut args = args![idx_at, n, experts, counts_at, place_at, assignment_at];
-    run("place", [n_chunks, 1], 256, 9 * n_experts, &mut args);
+    run("place", [n_chunks, 1], 256, 9 * n_experts, 1, &mut args);
     (offsets, place, assignment)
 }
 

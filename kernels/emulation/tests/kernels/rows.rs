@@ -5,7 +5,7 @@ use std::ptr::{null, null_mut};
 use half::{bf16, f16};
 use rand::RngExt;
 
-use crate::support::{Element, args, assert_near, numbers, rng, run, run_once};
+use crate::support::{Element, SEEDS, args, assert_near, numbers, rng, run};
 
 const SHAPES: [(usize, usize); 6] = [(1, 1), (3, 7), (8, 32), (9, 33), (5, 130), (17, 384)];
 const EPS: f32 = 1e-5;
@@ -58,7 +58,7 @@ fn norms_of<T: Element>() {
                 x_at, y_at, weight_at, bias_at, eps, rms, tokens, cols, sum_at, out_at
             ];
             let name = format!("norm_{}", T::NAME);
-            run_once(&name, [n_tokens.div_ceil(4), 1], 128, 0, case, &mut args);
+            run(&name, [n_tokens.div_ceil(4), 1], 128, 0, case, &mut args);
             let what = format!("{name} {n_tokens} x {width}, case {case}");
             assert_near(&out, &expected, 10.0, &what);
             assert_near(&sum, &sums, 1.0, &what);
@@ -117,13 +117,15 @@ fn embeddings_of<T: Element>() {
                 weight_at, bias_at, eps, rms, tokens, cols, out_at
             ];
             let name = format!("embed_{}", T::NAME);
-            run(&name, [n_tokens.div_ceil(4), 1], 128, 0, &mut args);
-            assert_near(
-                &out,
-                &expected,
-                20.0,
-                &format!("{name} {n_tokens} x {width} of {n_tables}"),
-            );
+            for seed in SEEDS {
+                run(&name, [n_tokens.div_ceil(4), 1], 128, 0, seed, &mut args);
+                assert_near(
+                    &out,
+                    &expected,
+                    20.0,
+                    &format!("{name} {n_tokens} x {width} of {n_tables}"),
+                );
+            }
         }
     }
 }
@@ -163,13 +165,15 @@ fn combinations_of<T: Element>() {
             let (mut k, mut cols, mut out_at) = (top_k as u32, width as u32, out.as_mut_ptr());
             let mut args = args![y_at, place_at, weight_at, k, cols, out_at];
             let name = format!("combine_{}", T::NAME);
-            run(&name, [n_tokens, 2], 64, 0, &mut args);
-            assert_near(
-                &out,
-                &expected,
-                10.0,
-                &format!("{name} {n_tokens} x {width}, top {top_k}"),
-            );
+            for seed in SEEDS {
+                run(&name, [n_tokens, 2], 64, 0, seed, &mut args);
+                assert_near(
+                    &out,
+                    &expected,
+                    10.0,
+                    &format!("{name} {n_tokens} x {width}, top {top_k}"),
+                );
+            }
         }
     }
 }
@@ -208,13 +212,15 @@ fn pools_of<T: Element>() {
             let (mut cols, mut out_at) = (width as u32, out.as_mut_ptr());
             let mut args = args![x_at, start_at, rule, is_normalized, cols, out_at];
             let name = format!("pool_{}", T::NAME);
-            run(&name, [5, 1], 256, width, &mut args);
-            assert_near(
-                &out,
-                &expected,
-                1.0,
-                &format!("{name}, width {width}, case {case}"),
-            );
+            for seed in SEEDS {
+                run(&name, [5, 1], 256, width, seed, &mut args);
+                assert_near(
+                    &out,
+                    &expected,
+                    1.0,
+                    &format!("{name}, width {width}, case {case}"),
+                );
+            }
         }
     }
 }
@@ -238,7 +244,7 @@ fn nothing_is_kept_where_nobody_needs_it() {
     let mut args = args![
         x_at, y_at, weight_at, bias_at, eps, rms, tokens, cols, sum_at, out_at
     ];
-    run("norm_f32", [1, 1], 32, 0, &mut args);
+    run("norm_f32", [1, 1], 32, 0, 1, &mut args);
     let root = 12.5_f32.sqrt();
     assert!((out[0] - 3.0 / root).abs() < 1e-6 && (out[1] - 4.0 / root).abs() < 1e-6);
 }

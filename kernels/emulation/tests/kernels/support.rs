@@ -67,21 +67,11 @@ pub(crate) fn numbers<T: Element>(n: usize, rng: &mut ChaCha8Rng) -> Vec<T> {
     (0..n).map(|_| T::of(rng.random_range(-2.0..2.0))).collect()
 }
 
-/// Runs a kernel twice: with warps abreast, and then, which is what the test looks at, one after another.
-pub(crate) fn run(
-    name: &str,
-    grid: [usize; 2],
-    threads: u32,
-    shared_words: usize,
-    args: &mut [*mut c_void],
-) {
-    for seed in [2, 1] {
-        run_once(name, grid, threads, shared_words, seed, args);
-    }
-}
+/// Warps abreast; one after another, copies as late as they may; the same, copies at once.
+pub(crate) const SEEDS: [u64; 3] = [2, 1, 3];
 
-/// Runs a kernel that works in place.
-pub(crate) fn run_once(
+/// Runs a kernel once.
+pub(crate) fn run(
     name: &str,
     [x, y]: [usize; 2],
     threads: u32,

@@ -17,18 +17,9 @@
 #include "mma.h"
 
 constexpr unsigned ROWS = 64, KEYS = 64, THREADS = 128;
-constexpr unsigned PER_CHUNK = 8;
 // Tiles of eight keys.
 constexpr unsigned KEY_TILES = KEYS / 8;
 constexpr float LOG2_E = 1.44269504f;
-
-// Element `col` of row `row` of a tile in shared memory, `col` being a multiple of PER_CHUNK: chunks are
-// exchanged by the row's number, so that the rows of a matrix lie in different banks.
-template <unsigned D, class T>
-__device__ T* element(T* tile, unsigned row, unsigned col) {
-    constexpr unsigned n_chunks = D / PER_CHUNK;
-    return tile + row * D + (col / PER_CHUNK ^ row % (n_chunks < 8 ? n_chunks : 8)) * PER_CHUNK;
-}
 
 // Starts to copy rows `first`.. of one of the three parts of a sequence; zeroes beyond its end.
 template <unsigned D, class T>

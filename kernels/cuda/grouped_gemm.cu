@@ -9,8 +9,7 @@
 //
 // A block computes tiles of 128 rows x 128 columns, one after another until none is left: how many there
 // are follows from `offsets`, on the device. Its eight warps have 64 x 32 each. Steps of 64 along k come
-// to shared memory by asynchronous copies, three of them under way; within a row of 128 bytes, chunks of
-// 16 are exchanged by the row's number, so that the eight rows of a matrix lie in different banks.
+// to shared memory by asynchronous copies, three of them under way.
 //
 // For every GPU from Ampere on. Launch: THREADS threads, SHARED_BYTES of shared memory.
 #include "activation.h"
@@ -19,8 +18,8 @@
 constexpr unsigned ROWS = 128, COLS = 128, STEP = 64;
 constexpr unsigned THREADS = 256;
 constexpr unsigned STAGES = 3;
-// Elements of 16 bytes, and as many in a row of a tile.
-constexpr unsigned PER_CHUNK = 8, CHUNKS = STEP / PER_CHUNK;
+// Of 16 bytes, in a row of a tile.
+constexpr unsigned CHUNKS = STEP / PER_CHUNK;
 // Of a warp: 4 x 4 products of 16 x 8.
 constexpr unsigned WARP_ROWS = 64, WARP_COLS = 32;
 constexpr unsigned M_TILES = WARP_ROWS / 16, N_TILES = WARP_COLS / 8;
@@ -50,12 +49,6 @@ __device__ inline bool find_tile(unsigned idx, const unsigned* offsets, unsigned
     return false;
 }
 
-// Element `col` of row `row` of a tile in shared memory, `col` being a multiple of PER_CHUNK.
-template <class T>
-__device__ T* at(T* tile, unsigned row, unsigned col) {
-    return tile + row * STEP + (col / PER_CHUNK ^ row % CHUNKS) * PER_CHUNK;
-}
-
 template <class T>
 struct Operands {
     const T* x;
@@ -76,12 +69,12 @@ __device__ void copy_step(const Operands<T>& op, const Tile& tile, unsigned step
             const bool is_there = row < tile.end_row && col < op.k;
             size_t from = 0;
             if (is_there) from = op.assignment == nullptr ? row : op.assignment[row] / op.top_k;
-            copy_async(at(rows, line, in_line), op.x + from * op.k + (is_there ? col : 0), is_there);
+            copy_async(element<STEP>(rows, line, in_line), op.x + from * op.k + (is_there ? col : 0), is_there);
         } else {
             const unsigned row = tile.first_col + line - ROWS;
             const bool is_there = row < op.n && col < op.k;
             const size_t from = is_there ? static_cast<size_t>(row) * op.k + col : 0;
-            copy_async(at(cols, line - ROWS, in_line), weight + from, is_there);
+            copy_async(element<STEP>(cols, line - ROWS, in_line), weight + from, is_there);
         }
     }
 }
@@ -97,14 +90,14 @@ __device__ void multiply_step(const T* rows, const T* cols, unsigned warp_row, u
 #pragma unroll
         for (unsigned m = 0; m < M_TILES; ++m) {
             // Matrices 0 and 1 are the upper and the lower eight rows, 2 and 3 the same eight columns on.
-            load_matrices(a[m], at(rows, warp_row + 16 * m + lane % 16, k + lane / 16 * 8));
+            load_matrices(a[m], element<STEP>(rows, warp_row + 16 * m + lane % 16, k + lane / 16 * 8));
         }
 #pragma unroll
         for (unsigned n = 0; n < N_TILES; n += 2) {
             // Two tiles of eight columns, the lower and the upper half of k each.
             unsigned both[4];
             const unsigned col = warp_col + 8 * n + lane / 16 * 8 + lane % 8;
-            load_matrices(both, at(cols, col, k + lane / 8 % 2 * 8));
+            load_matrices(both, element<STEP>(cols, col, k + lane / 8 % 2 * 8));
             b[n][0] = both[0], b[n][1] = both[1];
             b[n + 1][0] = both[2], b[n + 1][1] = both[3];
         }

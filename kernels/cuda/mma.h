@@ -3,6 +3,18 @@
 #pragma once
 #include "types.h"
 
+// Elements of 16 bytes, which is what is copied at a time.
+constexpr unsigned PER_CHUNK = 8;
+
+// Element `col` of row `row` of a tile of WIDTH columns in shared memory, `col` being a multiple of
+// PER_CHUNK: chunks are exchanged by the row's number, so that the eight rows of a matrix lie in different
+// banks (where a row has four chunks alone, two rows share them).
+template <unsigned WIDTH, class T>
+__device__ T* element(T* tile, unsigned row, unsigned col) {
+    constexpr unsigned n_chunks = WIDTH / PER_CHUNK;
+    return tile + row * WIDTH + (col / PER_CHUNK ^ row % (n_chunks < 8 ? n_chunks : 8)) * PER_CHUNK;
+}
+
 // Lanes hold parts of matrices: with g = lane / 4 and t = lane % 4,
 //   a[0] = A[g][2t, 2t+1], a[1] = A[g+8][..], a[2] = A[g][2t+8, 2t+9], a[3] = A[g+8][..]     A: 16 x 16
 //   b[0] = B[2t, 2t+1][g], b[1] = B[2t+8, 2t+9][g]                                             B: 16 x 8

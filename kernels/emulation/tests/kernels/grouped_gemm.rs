@@ -42,6 +42,41 @@ fn activate(x: f64, activation: u32) -> f64 {
     }
 }
 
+/// What a kernel is given, but for the shape.
+struct Operands<'a, T> {
+    x: &'a [T],
+    weight: &'a [T],
+    bias: &'a [f32],
+    offsets: &'a [u32],
+    assignment: &'a [u32],
+}
+
+/// `[n_all, n]` in f64.
+fn expected<T: Element>(case: &Case, operands: &Operands<'_, T>) -> Vec<f64> {
+    let Operands {
+        x,
+        weight,
+        bias,
+        offsets,
+        assignment,
+    } = operands;
+    let Case { n, k, .. } = *case;
+    let mut expected = Vec::new();
+    for e in 0..case.n_rows.len() {
+        let rows = offsets[e] as usize..offsets[e + 1] as usize;
+        for (i, from) in rows.clone().zip(&assignment[rows]) {
+            let row = case.top_k.map_or(i, |top_k| *from as usize / top_k);
+            for col in e * n..(e + 1) * n {
+                let pairs = x[row * k..][..k].iter().zip(&weight[col * k..][..k]);
+                let sum: f64 = pairs.map(|(x, w)| x.value() * w.value()).sum();
+                let bias = if case.has_bias { bias[col] } else { 0.0 };
+                expected.push(activate(sum + f64::from(bias), case.activation));
+            }
+        }
+    }
+    expected
+}
+
 fn check<T: Element>(case: &Case) {
     let mut rng = rng(7);
     let (n_experts, n_all) = (case.n_rows.len(), case.n_rows.iter().sum::<usize>());
@@ -59,27 +94,14 @@ fn check<T: Element>(case: &Case) {
     let assignment: Vec<u32> = (0..n_all)
         .map(|_| rng.random_range(0..n_assignments))
         .collect();
-    let mut expected = Vec::with_capacity(n_all * n);
-    for e in 0..n_experts {
-        let rows = offsets[e] as usize..offsets[e + 1] as usize;
-        for (i, from) in rows.clone().zip(&assignment[rows]) {
-            let row = match case.top_k {
-                Some(top_k) => *from as usize / top_k,
-                None => i,
-            };
-            for col in 0..n {
-                let weights = &weight[(e * n + col) * k..][..k];
-                let pairs = x[row * k..][..k].iter().zip(weights);
-                let sum: f64 = pairs.map(|(x, w)| x.value() * w.value()).sum();
-                let bias = if case.has_bias {
-                    f64::from(bias[e * n + col])
-                } else {
-                    0.0
-                };
-                expected.push(activate(sum + bias, case.activation));
-            }
-        }
-    }
+    let operands = Operands {
+        x: &x,
+        weight: &weight,
+        bias: &bias,
+        offsets: &offsets,
+        assignment: &assignment,
+    };
+    let expected = expected(case, &operands);
     let mut out = vec![T::of(77.0); n_all * n];
     let (mut x_at, mut weight_at, mut offsets_at) = (x.as_ptr(), weight.as_ptr(), offsets.as_ptr());
     let mut bias_at = if case.has_bias { bias.as_ptr() } else { null() };

@@ -270,7 +270,7 @@ fn a_file_configures_a_run_and_flags_win() {
 }
 
 #[test]
-fn what_cannot_be_trained_is_refused_in_a_sentence() {
+fn nodes_and_data_that_cannot_be_trained_on_are_refused_in_a_sentence() {
     let (data, out) = folders();
     let check = |more: &[&str], expect: &str| fails(&flags(&data, &out, more), expect);
     check(&["--nodes", "0"], "--nodes must be at least 1, got 0");
@@ -295,6 +295,23 @@ fn what_cannot_be_trained_is_refused_in_a_sentence() {
     check(&["--partition", "halves"], "halves");
     check(&["--task", "mist"], "--task must be");
     check(&["--classifier", "forest"], "--classifier must be");
+    succeeds(&flags(
+        &data,
+        &out,
+        &[
+            "--topology",
+            "random:d=1",
+            "--allow-disconnected",
+            "--epochs",
+            "1",
+        ],
+    ));
+}
+
+#[test]
+fn methods_and_numbers_that_do_not_fit_are_refused_in_a_sentence() {
+    let (data, out) = folders();
+    let check = |more: &[&str], expect: &str| fails(&flags(&data, &out, more), expect);
     check(
         &["--method", "sgd"],
         "--method must be d-sgd, gradient-tracking or d2, got `sgd`",
@@ -337,17 +354,6 @@ fn what_cannot_be_trained_is_refused_in_a_sentence() {
     );
     check(&["--ranks", "0"], "--ranks must be at least 1, got 0");
     check(&["--repro", "z"], "--repro must be");
-    succeeds(&flags(
-        &data,
-        &out,
-        &[
-            "--topology",
-            "random:d=1",
-            "--allow-disconnected",
-            "--epochs",
-            "1",
-        ],
-    ));
 }
 
 #[test]

@@ -18,6 +18,36 @@ pub(super) trait EndLanes: Lanes {
     unsafe fn store_first(self, to: *mut f32, n: usize);
     /// The sum over the lanes of each of four, always in the same order.
     unsafe fn sums(four: [Self; 4]) -> [f32; 4];
+    /// The sums over the lanes of the first `n` of sixteen, in the order of [`sums`](Self::sums); what
+    /// follows them is arbitrary.
+    #[inline(always)]
+    unsafe fn sums_of_sixteen(sixteen: &[Self; LANES], n: usize) -> Self {
+        let mut all = [0.0; LANES];
+        // SAFETY: the caller's promise; sixteen elements are loaded.
+        unsafe {
+            for first in (0..n).step_by(4) {
+                let four = [
+                    sixteen[first],
+                    sixteen[first + 1],
+                    sixteen[first + 2],
+                    sixteen[first + 3],
+                ];
+                all[first..first + 4].copy_from_slice(&Self::sums(four));
+            }
+            Self::load_f32(all.as_ptr())
+        }
+    }
+    /// Sixteen lanes from lane `at` of two on, `at` below 32; those behind the second are arbitrary.
+    #[inline(always)]
+    unsafe fn lanes_from(two: [Self; 2], at: usize) -> Self {
+        let mut all = [0.0; 3 * LANES];
+        // SAFETY: the caller's promise; `at` is below 32, so that sixteen elements follow.
+        unsafe {
+            two[0].store(all.as_mut_ptr());
+            two[1].store(all.as_mut_ptr().add(LANES));
+            Self::load_f32(all[at..at + LANES].as_ptr())
+        }
+    }
     /// Every second of 32 elements, from the first on.
     unsafe fn load_alternate(from: *const f32) -> Self;
     /// Lane by lane, `new` and what goes with it where `new` is larger or NaN, else `best` and what
@@ -282,6 +312,25 @@ unsafe fn masks(n: usize) -> (__m256i, __m256i) {
     }
 }
 
+/// In each quarter of the register the sums over that quarter of each of four.
+///
+/// # Safety
+/// AVX-512F must be available.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn sums_in_quarters([a, b, c, d]: &[Avx512Lanes; 4]) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Pairs of a and b, of c and d, then all four.
+        let ab = _mm512_add_ps(_mm512_unpacklo_ps(a.0, b.0), _mm512_unpackhi_ps(a.0, b.0));
+        let cd = _mm512_add_ps(_mm512_unpacklo_ps(c.0, d.0), _mm512_unpackhi_ps(c.0, d.0));
+        _mm512_add_ps(
+            _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd),
+            _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd),
+        )
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 impl EndLanes for Avx512Lanes {
     #[inline(always)]
@@ -297,17 +346,11 @@ impl EndLanes for Avx512Lanes {
         unsafe { _mm512_mask_storeu_ps(to, mask, self.0) }
     }
     #[inline(always)]
-    unsafe fn sums([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+    unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
         let mut sums = [0.0; 4];
         // SAFETY: see above; four elements are stored.
         unsafe {
-            // In each quarter of the register: pairs of a and b, of c and d, then all four.
-            let ab = _mm512_add_ps(_mm512_unpacklo_ps(a.0, b.0), _mm512_unpackhi_ps(a.0, b.0));
-            let cd = _mm512_add_ps(_mm512_unpacklo_ps(c.0, d.0), _mm512_unpackhi_ps(c.0, d.0));
-            let all = _mm512_add_ps(
-                _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd),
-                _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd),
-            );
+            let all = sums_in_quarters(&four);
             let halves = _mm256_add_ps(
                 _mm512_castps512_ps256(all),
                 _mm512_extractf32x8_ps::<1>(all),
@@ -319,6 +362,43 @@ impl EndLanes for Avx512Lanes {
             _mm_storeu_ps(sums.as_mut_ptr(), sum);
         }
         sums
+    }
+    #[inline(always)]
+    unsafe fn sums_of_sixteen(sixteen: &[Self; LANES], n: usize) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            let (fours, _) = sixteen.as_chunks::<4>();
+            let mut quarters = [_mm512_setzero_ps(); 4];
+            for (i, (quarters, four)) in quarters.iter_mut().zip(fours).enumerate() {
+                if 4 * i < n {
+                    *quarters = sums_in_quarters(four);
+                }
+            }
+            // Of the quarters of each four: 0 + 2 and 1 + 3, side by side, then both.
+            let [a, b, c, d] = quarters;
+            let ab = _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
+                _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
+            );
+            let cd = _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0b01_00_01_00>(c, d),
+                _mm512_shuffle_f32x4::<0b11_10_11_10>(c, d),
+            );
+            Self(_mm512_add_ps(
+                _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
+                _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
+            ))
+        }
+    }
+    #[inline(always)]
+    unsafe fn lanes_from(two: [Self; 2], at: usize) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            let first = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            // Of the index only the lowest five bits are looked at.
+            let from = _mm512_add_epi32(first, _mm512_set1_epi32(at as i32));
+            Self(_mm512_permutex2var_ps(two[0].0, from, two[1].0))
+        }
     }
     #[inline(always)]
     unsafe fn load_alternate(from: *const f32) -> Self {

@@ -15,19 +15,43 @@ const MOST_DOT_STEPS: usize = 2048;
 /// Values of A that stay in the second-level cache while columns pass by: 256 KiB.
 const BLOCK: usize = 64 << 10;
 
-/// `n` cut into nearly equal parts of at most `most`.
-fn parts(n: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
-    let n_parts = n.div_ceil(most.max(1));
-    let (size, n_larger) = (n / n_parts.max(1), n % n_parts.max(1));
-    (0..n_parts).map(move |i| {
-        let start = i * size + i.min(n_larger);
-        start..start + size + usize::from(i < n_larger)
-    })
+/// `n` cut into nearly equal parts of at most `most`. Divides once, however often it is gone through:
+/// a small product is over in the time of some thirty divisions.
+#[derive(Clone, Copy)]
+struct Parts {
+    n_parts: usize,
+    size: usize,
+    /// How many of the first parts are larger by one.
+    n_larger: usize,
 }
 
-/// The largest part of [`parts`].
-fn largest_part(n: usize, most: usize) -> usize {
-    n.div_ceil(n.div_ceil(most.max(1)).max(1))
+impl Parts {
+    fn of(n: usize, most: usize) -> Self {
+        if n <= most {
+            return Self {
+                n_parts: usize::from(n > 0),
+                size: n,
+                n_larger: 0,
+            };
+        }
+        let n_parts = n.div_ceil(most.max(1));
+        Self {
+            n_parts,
+            size: n / n_parts,
+            n_larger: n % n_parts,
+        }
+    }
+
+    fn largest(self) -> usize {
+        self.size + usize::from(self.n_larger > 0)
+    }
+
+    fn iter(self) -> impl Iterator<Item = Range<usize>> {
+        (0..self.n_parts).map(move |i| {
+            let start = i * self.size + i.min(self.n_larger);
+            start..start + self.size + usize::from(i < self.n_larger)
+        })
+    }
 }
 
 /// A product in outer tiles. Rows of B and of C are contiguous.
@@ -40,14 +64,15 @@ pub(super) fn outer_blocks<T: Tiles>(
     let (m, n, k) = (a.n_rows, b.n_cols, a.n_cols);
     debug_assert!(b.col_stride == 1 || n == 1);
     debug_assert!(c.col_stride == 1 || n == 1);
-    let most_rows = BLOCK / largest_part(k, MOST_STEPS).max(1);
+    let all_steps = Parts::of(k, MOST_STEPS);
+    let all_rows = Parts::of(m, BLOCK / all_steps.largest().max(1));
     let n_groups = n.div_ceil(LANES);
-    for steps in parts(k, MOST_STEPS) {
+    for steps in all_steps.iter() {
         let beta = if steps.start == 0 { scale.beta } else { 1.0 };
-        for rows in parts(m, most_rows) {
-            let tile_rows = largest_part(rows.len(), T::MOST_ROWS);
-            for groups in parts(n_groups, T::most_groups(tile_rows)) {
-                for tile in parts(rows.len(), T::MOST_ROWS) {
+        for rows in all_rows.iter() {
+            let tiles = Parts::of(rows.len(), T::MOST_ROWS);
+            for groups in Parts::of(n_groups, T::most_groups(tiles.largest())).iter() {
+                for tile in tiles.iter() {
                     let row = rows.start + tile.start;
                     let first = groups.start * LANES;
                     let n_last = LANES.min(n - (groups.end - 1) * LANES);
@@ -85,12 +110,15 @@ pub(super) fn dot_blocks<T: Tiles>(scale: Scale, a: MatRef<'_>, b: MatRef<'_>, c
     debug_assert!(a.col_stride == 1 && b.row_stride == 1);
     debug_assert!(c.col_stride == 1 || n == 1);
     let (most_rows, most_cols) = T::MOST_DOT;
-    let most_rows_at_once = BLOCK / largest_part(k, MOST_DOT_STEPS).max(1);
-    for steps in parts(k, MOST_DOT_STEPS) {
+    let all_steps = Parts::of(k, MOST_DOT_STEPS);
+    let all_rows = Parts::of(m, BLOCK / all_steps.largest().max(1));
+    let all_cols = Parts::of(n, most_cols);
+    for steps in all_steps.iter() {
         let beta = if steps.start == 0 { scale.beta } else { 1.0 };
-        for rows in parts(m, most_rows_at_once) {
-            for cols in parts(n, most_cols) {
-                for tile in parts(rows.len(), most_rows) {
+        for rows in all_rows.iter() {
+            let tiles = Parts::of(rows.len(), most_rows);
+            for cols in all_cols.iter() {
+                for tile in tiles.iter() {
                     let row = rows.start + tile.start;
                     let tile_at = Dot {
                         // SAFETY: row and step lie within A, column and step within B, row and

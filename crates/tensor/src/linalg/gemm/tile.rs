@@ -159,20 +159,22 @@ unsafe fn dot<L: EndLanes, const M: usize, const N: usize>(t: &Dot) {
                 }
             }
         }
-        // Row after row, so that whole rows can be scaled and stored; behind the last there is room for
-        // what a register reads too much.
-        let mut all = [0.0; MOST_DOT_SUMS + LANES];
-        for first in (0..M * N).step_by(4) {
-            let mut four = [L::zero(); 4];
-            for (i, lanes) in (first..M * N).zip(&mut four) {
-                *lanes = sums[i / N][i % N];
+        // Row after row, over two registers, from which whole rows are then taken.
+        let mut all = [L::zero(); 2];
+        for (i, part) in all.iter_mut().enumerate() {
+            let (first, last) = (i * LANES, (M * N).min((i + 1) * LANES));
+            if first < last {
+                let mut sixteen = [L::zero(); LANES];
+                for (i, lanes) in (first..last).zip(&mut sixteen) {
+                    *lanes = sums[i / N][i % N];
+                }
+                *part = L::sums_of_sixteen(&sixteen, last - first);
             }
-            all[first..first + 4].copy_from_slice(&L::sums(four));
         }
         let (alpha, beta) = (L::splat(t.scale.alpha), L::splat(t.scale.beta));
-        for (r, row) in all[..M * N].chunks_exact(N).enumerate() {
+        for r in 0..M {
             let c = t.c.add(r * t.c_row);
-            let sum = L::zero().add_product(alpha, L::load_f32(row.as_ptr()));
+            let sum = L::zero().add_product(alpha, L::lanes_from(all, r * N));
             match t.scale.beta == 0.0 {
                 true => sum.store_first(c, N),
                 false => sum.add_product(beta, L::load_first(c, N)).store_first(c, N),
@@ -180,9 +182,6 @@ unsafe fn dot<L: EndLanes, const M: usize, const N: usize>(t: &Dot) {
         }
     }
 }
-
-/// Sums of the largest dot tile, whole fours of them.
-const MOST_DOT_SUMS: usize = 28;
 
 /// Tiles on one instruction set.
 pub(super) trait Tiles {

@@ -255,6 +255,14 @@ pub enum DeviceError {
     /// The device could not be set up.
     #[error("cannot set up the device: {0}")]
     SetUp(String),
+    /// What the device was asked for did not work: memory has run out, or the hardware failed.
+    #[error("{op} failed on the device: {reason}")]
+    Failed {
+        /// What was asked for.
+        op: &'static str,
+        /// In the driver's words.
+        reason: String,
+    },
 }
 
 /// What a tensor holds that is not a number of `dtype`.

@@ -8,6 +8,7 @@
 //! This crate uses no other crate of the workspace.
 
 pub mod checkpoint;
+pub mod checks;
 pub mod collective;
 pub mod cpu;
 pub mod device;

@@ -3,7 +3,6 @@
 
 use std::ops::Range;
 
-use super::check;
 use super::compute::{Compute, Scratch};
 use super::ffn::{FfnWeights, GroupedFfn};
 use super::gemm::finish::{Countdowns, Finish};
@@ -15,6 +14,7 @@ use super::lanes::LANES;
 use super::panels::{Matrix, all_finite, find_non_finite};
 use super::parallel::{Parallel, SharedMut};
 use crate::checkpoint::HostTensor;
+use crate::checks::check;
 use crate::device::{Activation, DeviceError, ExpertSlice, Result, Routing};
 use crate::dtype::DType;
 

@@ -25,11 +25,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use experts::Experts;
 pub use isa::Isa;
 pub use panels::Matrix;
-pub use positions::relative_bucket;
+pub use positions::{relative_bucket, rotation};
 pub use table::Table;
 pub use tensor::Tensor;
 
 use crate::checkpoint::HostTensor;
+use crate::checks::{check, check_segments};
 use crate::collective::Collective;
 use crate::device::{
     Activation, AttentionShape, DenseFfn, Device, DeviceError, DeviceStats, EmbeddingRows,
@@ -501,35 +502,6 @@ impl Device for CpuDevice {
 
     fn stats(&self) -> DeviceStats {
         self.counters.read()
-    }
-}
-
-/// Compares one dimension of two arguments.
-fn check(op: &'static str, dim: &'static str, expected: usize, got: usize) -> Result<()> {
-    if expected == got {
-        return Ok(());
-    }
-    Err(DeviceError::Shape {
-        op,
-        dim,
-        expected,
-        got,
-    })
-}
-
-/// Checks that segments cover the rows from the first to the last without overlap. Attention's
-/// threads rely on it to write disjoint rows.
-fn check_segments(op: &'static str, segments: &[usize], n_rows: usize) -> Result<()> {
-    check(op, "first row", 0, segments.first().copied().unwrap_or(0))?;
-    check(
-        op,
-        "n_tokens",
-        n_rows,
-        segments.last().copied().unwrap_or(0),
-    )?;
-    match segments.windows(2).find(|w| w[0] > w[1]) {
-        Some(w) => check(op, "end of a segment", w[0], w[1]),
-        None => Ok(()),
     }
 }
 

@@ -55,11 +55,19 @@ impl Positions {
         }
         for i in self.rotations.len()..self.longest * half {
             let (position, pair) = (i / half, i % half);
-            let frequency = f64::from(base).powf(-(pair as f64) / half as f64);
-            let (sin, cos) = (position as f64 * frequency).sin_cos();
-            self.rotations.push((cos as f32, sin as f32));
+            self.rotations.push(rotation(base, half, pair, position));
         }
     }
+}
+
+/// Cosine and sine of the angle by which a position turns pair `pair` of `half`.
+///
+/// # Source
+/// RoFormer, arXiv:2104.09864, equation 34.
+pub fn rotation(base: f32, half: usize, pair: usize, position: usize) -> (f32, f32) {
+    let frequency = f64::from(base).powf(-(pair as f64) / half as f64);
+    let (sin, cos) = (position as f64 * frequency).sin_cos();
+    (cos as f32, sin as f32)
 }
 
 /// The bucket of a distance key − query: exact near zero, logarithmic further away.

@@ -1,0 +1,744 @@
+//! The device: checks of arguments, and which launches an operation is made of.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use moeshard_tensor::checkpoint::HostTensor;
+use moeshard_tensor::checks::{check, check_segments};
+use moeshard_tensor::collective::Collective;
+use moeshard_tensor::device::{
+    Activation, AttentionShape, DenseFfn, Device, DeviceError, DeviceStats, EmbeddingRows,
+    ExpertSlice, HostMatrix, LinearWeights, Norm, Pooling, PositionRule, Result, RouterRule,
+    Routing as HostRouting,
+};
+use moeshard_tensor::dtype::DType;
+
+use crate::driver::Driver;
+use crate::memory::Region;
+use crate::operations::{Groups, Product, Rotations, named, norm_words, words};
+use crate::pass::{Pass, Word};
+use crate::tensor::{Content, Routing, Tensor, Weighted, padded, word};
+use crate::weights::{Buffer, Experts, HeldExperts, Matrix, Table, Vector, widened};
+
+/// Tokens of a block of the router.
+const ROUTER_TOKENS: usize = 32;
+/// Assignments of a block that sorts them.
+const CHUNK: usize = 1024;
+/// Experts of a token, at most.
+const MOST_EXPERTS: usize = 8;
+/// Warps of a block.
+const WARPS: usize = 8;
+/// Tables of an embedding, at most.
+const MOST_TABLES: usize = 3;
+/// Layers of experts whose work is counted.
+const MOST_COUNTERS: usize = 1023;
+
+/// How a [`CudaDevice`] is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct CudaConfig {
+    /// In which weights and activations are kept. Sums are f32, and so are norms, softmax and router.
+    pub dtype: DType,
+    /// Run every operation when it is asked for and wait for it, so that it can be timed.
+    pub is_eager: bool,
+}
+
+/// One rank on a GPU. It belongs to the thread that made it.
+pub struct CudaDevice<R: Driver> {
+    pub(crate) config: CudaConfig,
+    pub(crate) region: Rc<RefCell<Region>>,
+    pub(crate) pass: RefCell<Pass<R>>,
+    pub(crate) collective: Box<dyn Collective>,
+    /// u64: assignments dropped, then those computed by each layer of experts.
+    counters: Buffer<R>,
+    /// Multiply-adds of an assignment of each counter.
+    costs: RefCell<Vec<u64>>,
+    expert_bytes: Cell<u64>,
+    pub(crate) rotations: RefCell<Vec<Rotations<R>>>,
+    pub(crate) driver: Rc<R>,
+}
+
+impl<R: Driver> CudaDevice<R> {
+    /// A rank of `collective`'s world on the driver's GPU.
+    ///
+    /// # Errors
+    /// If the GPU has no memory left.
+    pub fn new(config: CudaConfig, driver: R, collective: Box<dyn Collective>) -> Result<Self> {
+        let driver = Rc::new(driver);
+        let region = Rc::new(RefCell::new(Region::default()));
+        Ok(Self {
+            config,
+            pass: RefCell::new(Pass::new(Rc::clone(&driver), Rc::clone(&region))),
+            region,
+            collective,
+            counters: Buffer::zeroed(&driver, (1 + MOST_COUNTERS) * size_of::<u64>())?,
+            costs: RefCell::new(vec![0]),
+            expert_bytes: Cell::new(0),
+            rotations: RefCell::default(),
+            driver,
+        })
+    }
+
+    /// The driver that it was made with.
+    pub fn driver(&self) -> &R {
+        &self.driver
+    }
+
+    /// A tensor of what was noted last; timed if asked.
+    pub(crate) fn tensor(
+        &self,
+        content: Content,
+        dtype: DType,
+        (n_rows, n_padded, n_cols): (usize, usize, usize),
+    ) -> Result<Tensor> {
+        self.noted()?;
+        Ok(Tensor {
+            content,
+            dtype,
+            n_rows,
+            n_padded,
+            n_cols,
+        })
+    }
+
+    /// After an operation.
+    fn noted(&self) -> Result<()> {
+        if !self.config.is_eager {
+            return Ok(());
+        }
+        self.run()?;
+        self.driver.wait()
+    }
+
+    /// Starts what was noted.
+    pub(crate) fn run(&self) -> Result<()> {
+        self.pass.borrow_mut().run()
+    }
+
+    /// Rows of a piece on the host, once everything before is done.
+    pub(crate) fn download(&self, piece: &crate::memory::Piece, to: &mut [u8]) -> Result<()> {
+        self.run()?;
+        let at = self.pass.borrow().address(piece);
+        // SAFETY: a piece is as large as what is asked of it, and the region is there once something ran.
+        unsafe { self.driver.download(at, to) }
+    }
+
+    /// `norm(activation(x · wᵀ + bias) ⊙ times + plus)` in rows as many as those of `x`.
+    fn multiply(
+        &self,
+        x: &Tensor,
+        w: &LinearWeights<'_, Matrix<R>, Vector<R>>,
+        activation: Activation,
+        times: Option<&Tensor>,
+        plus: Option<&Tensor>,
+    ) -> Tensor {
+        let matrix = w.weight;
+        let out = self.rows(x.n_padded, matrix.n_out, x.dtype);
+        let rows = self.summed(x);
+        let other = |other: Option<&Tensor>| other.map(|other| self.summed(other));
+        let (times, plus) = (other(times), other(plus));
+        self.product(&Product {
+            dtype: x.dtype,
+            x: Word::piece(&rows),
+            weight: Word::address(matrix.buffer.at()),
+            bias: w.bias.map_or(Word::NULL, |b| Word::address(b.buffer.at())),
+            groups: None,
+            n_rows: x.n_padded,
+            n: matrix.n_out,
+            k: matrix.n_in,
+            activation,
+            times: word(times.as_ref()),
+            plus: word(plus.as_ref()),
+            out: Word::piece(&out),
+        });
+        Tensor {
+            content: Content::Rows(out),
+            dtype: x.dtype,
+            n_rows: x.n_rows,
+            n_padded: x.n_padded,
+            n_cols: matrix.n_out,
+        }
+    }
+
+    /// Normalises rows where they lie.
+    fn norm_in_place(&self, x: &Tensor, norm: Option<&Norm<Vector<R>>>) {
+        if norm.is_some() {
+            let rows = self.summed(x);
+            let at = Word::piece(&rows);
+            self.norm_rows(x, (at, 1.0), Word::NULL, None, norm, &rows);
+        }
+    }
+
+    /// Experts' outputs in their order, and where each assignment lies there.
+    fn run_experts(
+        &self,
+        x: &Tensor,
+        routing: &Routing,
+        experts: &HeldExperts<R>,
+        counter: usize,
+    ) -> Weighted {
+        let Routing {
+            idx,
+            n_padded,
+            top_k,
+            ..
+        } = routing;
+        let n_assignments = n_padded * top_k;
+        let n_chunks = n_assignments.div_ceil(CHUNK);
+        let (first, n_experts) = (experts.first, experts.n_experts);
+        let words_of = |n: usize| self.piece(n * size_of::<u32>());
+        let counts = words_of(n_chunks * n_experts);
+        let offsets = words_of(n_experts + 1);
+        let (place, assignment) = (words_of(n_assignments), words_of(n_assignments));
+        let n_real = self.input(&[(routing.n_tokens * top_k) as u32]);
+        let kept = Word::address(self.counters.at() + (counter * size_of::<u64>()) as u64);
+        let idx = Word::piece(idx);
+        self.launch(
+            "count",
+            [n_chunks, 1],
+            n_experts * size_of::<u32>(),
+            &words![
+                idx,
+                n_assignments,
+                first,
+                n_experts,
+                n_real,
+                Word::piece(&counts),
+                kept
+            ],
+        );
+        self.launch(
+            "place",
+            [n_chunks, 1],
+            (WARPS + 1) * n_experts * size_of::<u32>(),
+            &words![
+                idx,
+                n_assignments,
+                first,
+                n_experts,
+                Word::piece(&counts),
+                Word::piece(&offsets),
+                Word::piece(&place),
+                Word::piece(&assignment)
+            ],
+        );
+        let y = self.two_products(x, experts, n_assignments, (&offsets, &assignment, *top_k));
+        Weighted {
+            y: Some(y),
+            place: Some(Rc::new(place)),
+            gate: Some(Rc::clone(&routing.gate)),
+            top_k: *top_k,
+            factor: 1.0,
+        }
+    }
+
+    /// `W_out · activation(W_in · x + b_in) + b_out`, rows in the order of experts.
+    fn two_products(
+        &self,
+        x: &Tensor,
+        experts: &HeldExperts<R>,
+        n_rows: usize,
+        (offsets, assignment, top_k): (&crate::memory::Piece, &crate::memory::Piece, usize),
+    ) -> Rc<crate::memory::Piece> {
+        let HeldExperts { d_model, f, .. } = *experts;
+        let bias = |b: &Option<Buffer<R>>| b.as_ref().map_or(Word::NULL, |b| Word::address(b.at()));
+        let groups = |assignment| {
+            Some(Groups {
+                offsets: Word::piece(offsets),
+                assignment,
+                n_groups: experts.n_experts,
+                top_k,
+            })
+        };
+        let rows = self.summed(x);
+        let hidden = self.rows(n_rows, f, x.dtype);
+        self.product(&Product {
+            dtype: x.dtype,
+            x: Word::piece(&rows),
+            weight: Word::address(experts.w_in.at()),
+            bias: bias(&experts.b_in),
+            groups: groups(Word::piece(assignment)),
+            n_rows,
+            n: f,
+            k: d_model,
+            activation: experts.activation,
+            times: Word::NULL,
+            plus: Word::NULL,
+            out: Word::piece(&hidden),
+        });
+        let y = self.rows(n_rows, d_model, x.dtype);
+        self.product(&Product {
+            dtype: x.dtype,
+            x: Word::piece(&hidden),
+            weight: Word::address(experts.w_out.at()),
+            bias: bias(&experts.b_out),
+            groups: groups(Word::NULL),
+            n_rows,
+            n: d_model,
+            k: f,
+            activation: Activation::Identity,
+            times: Word::NULL,
+            plus: Word::NULL,
+            out: Word::piece(&y),
+        });
+        y
+    }
+}
+
+impl<R: Driver> Device for CudaDevice<R> {
+    type Tensor = Tensor;
+    type Matrix = Matrix<R>;
+    type Vector = Vector<R>;
+    type Table = Table<R>;
+    type Experts = Experts<R>;
+    type Routing = Routing;
+
+    fn load_matrix(&self, parts: &[HostMatrix<'_>]) -> Result<Matrix<R>> {
+        for part in parts {
+            check("load_matrix", "n_in", parts[0].n_in(), part.n_in())?;
+        }
+        Matrix::load(&self.driver, self.config.dtype, parts)
+    }
+
+    fn load_exact_matrix(&self, host: &HostMatrix<'_>) -> Result<Matrix<R>> {
+        Matrix::load(&self.driver, DType::F32, std::slice::from_ref(host))
+    }
+
+    fn load_vector(&self, parts: &[HostTensor<'_>]) -> Result<Vector<R>> {
+        Vector::load(&self.driver, parts)
+    }
+
+    fn load_table(&self, host: &HostTensor<'_>) -> Result<Table<R>> {
+        Table::load(&self.driver, self.config.dtype, host)
+    }
+
+    fn load_exact_table(&self, host: &HostTensor<'_>) -> Result<Table<R>> {
+        Table::load(&self.driver, DType::F32, host)
+    }
+
+    fn load_experts(
+        &self,
+        n_experts: usize,
+        slices: Vec<ExpertSlice<'_>>,
+        activation: Activation,
+    ) -> Result<Experts<R>> {
+        let mut costs = self.costs.borrow_mut();
+        let counter = costs.len();
+        check(
+            "load_experts",
+            "layers",
+            counter.min(MOST_COUNTERS),
+            counter,
+        )?;
+        let dtype = self.config.dtype;
+        let experts = Experts::load(&self.driver, dtype, n_experts, &slices, activation, counter)?;
+        costs.push(
+            experts
+                .held
+                .as_ref()
+                .map_or(0, |h| (2 * h.d_model * h.n_hidden) as u64),
+        );
+        self.expert_bytes.update(|n| n + experts.n_bytes() as u64);
+        Ok(experts)
+    }
+
+    fn embed(
+        &self,
+        rows: &[EmbeddingRows<'_, Table<R>>],
+        norm: Option<&Norm<Vector<R>>>,
+    ) -> Result<Tensor> {
+        check(
+            "embed",
+            "tables",
+            rows.len().clamp(1, MOST_TABLES),
+            rows.len(),
+        )?;
+        let (n_tokens, n_cols) = (rows[0].row_idx.len(), rows[0].table.n_cols);
+        for part in rows {
+            check("embed", "n_tokens", n_tokens, part.row_idx.len())?;
+            check("embed", "d_model", n_cols, part.table.n_cols)?;
+            let largest = part.row_idx.iter().max().map_or(0, |&i| i as usize + 1);
+            let n_rows = part.table.n_rows;
+            check("embed", "n_rows", n_rows, largest.max(n_rows))?;
+        }
+        check_norm("embed", n_cols, norm)?;
+        let (dtype, n_padded) = (self.config.dtype, padded(n_tokens));
+        let mut args = Vec::new();
+        for j in 0..MOST_TABLES {
+            match rows.get(j) {
+                Some(part) => {
+                    let mut idx = part.row_idx.to_vec();
+                    idx.resize(n_padded, 0);
+                    let is_exact = u32::from(part.table.dtype == DType::F32);
+                    let table = Word::address(part.table.buffer.at());
+                    args.extend(words![table, is_exact, self.input(&idx), part.scale]);
+                }
+                None => args.extend(words![Word::NULL, 0_u32, Word::NULL, 0.0]),
+            }
+        }
+        args.extend(norm_words(norm));
+        let out = self.rows(n_padded, n_cols, dtype);
+        args.extend(words![n_padded, n_cols, Word::piece(&out)]);
+        self.launch(
+            named!("embed", dtype),
+            [n_padded.div_ceil(WARPS), 1],
+            0,
+            &args,
+        );
+        self.tensor(Content::Rows(out), dtype, (n_tokens, n_padded, n_cols))
+    }
+
+    fn norm(&self, x: &Tensor, norm: &Norm<Vector<R>>) -> Result<Tensor> {
+        check_norm("norm", x.n_cols, Some(norm))?;
+        let out = self.rows(x.n_padded, x.n_cols, x.dtype);
+        let rows = self.summed(x);
+        self.norm_rows(
+            x,
+            (Word::piece(&rows), 1.0),
+            Word::NULL,
+            None,
+            Some(norm),
+            &out,
+        );
+        self.tensor(
+            Content::Rows(out),
+            x.dtype,
+            (x.n_rows, x.n_padded, x.n_cols),
+        )
+    }
+
+    fn linear(
+        &self,
+        x: &Tensor,
+        w: &Matrix<R>,
+        bias: Option<&Vector<R>>,
+        activation: Activation,
+        residual: Option<&Tensor>,
+        norm: Option<&Norm<Vector<R>>>,
+    ) -> Result<Tensor> {
+        let linear = LinearWeights { weight: w, bias };
+        check_linear("linear", x, &linear)?;
+        if let Some(residual) = residual {
+            check("linear", "residual rows", x.n_rows, residual.n_rows)?;
+            check("linear", "residual columns", w.n_out, residual.n_cols)?;
+        }
+        check_norm("linear", w.n_out, norm)?;
+        let out = self.multiply(x, &linear, activation, None, residual);
+        self.norm_in_place(&out, norm);
+        self.noted()?;
+        Ok(out)
+    }
+
+    fn ffn(
+        &self,
+        x: &Tensor,
+        ffn: &DenseFfn<'_, Matrix<R>, Vector<R>>,
+        residual: &Tensor,
+        norm: Option<&Norm<Vector<R>>>,
+    ) -> Result<Tensor> {
+        let (up, down) = (&ffn.up, &ffn.down);
+        check_linear("ffn", x, up)?;
+        check("ffn", "d_ff", up.weight.n_out, down.weight.n_in)?;
+        check_bias("ffn", "bias of down", down)?;
+        if let Some(gate) = &ffn.gate {
+            check_linear("ffn", x, gate)?;
+            check(
+                "ffn",
+                "d_ff of the gate",
+                up.weight.n_out,
+                gate.weight.n_out,
+            )?;
+        }
+        check("ffn", "residual rows", x.n_rows, residual.n_rows)?;
+        check(
+            "ffn",
+            "residual columns",
+            down.weight.n_out,
+            residual.n_cols,
+        )?;
+        check_norm("ffn", down.weight.n_out, norm)?;
+        let hidden = match &ffn.gate {
+            Some(gate) => {
+                let gate = self.multiply(x, gate, ffn.activation, None, None);
+                self.multiply(x, up, Activation::Identity, Some(&gate), None)
+            }
+            None => self.multiply(x, up, ffn.activation, None, None),
+        };
+        let out = self.multiply(&hidden, down, Activation::Identity, None, Some(residual));
+        self.norm_in_place(&out, norm);
+        self.noted()?;
+        Ok(out)
+    }
+
+    fn add(
+        &self,
+        x: &mut Tensor,
+        residual: &Tensor,
+        bias: Option<&Vector<R>>,
+        norm: Option<&Norm<Vector<R>>>,
+    ) -> Result<()> {
+        check("add", "n_rows", x.n_rows, residual.n_rows)?;
+        check("add", "n_cols", x.n_cols, residual.n_cols)?;
+        check("add", "bias", x.n_cols, bias.map_or(x.n_cols, Vector::len))?;
+        check_norm("add", x.n_cols, norm)?;
+        let residual = self.summed(residual);
+        let plus = Word::piece(&residual);
+        let out = match &x.content {
+            Content::Rows(rows) => {
+                let out = Rc::clone(rows);
+                self.norm_rows(x, (Word::piece(rows), 1.0), plus, bias, norm, &out);
+                out
+            }
+            Content::Weighted(weighted) => {
+                let out = self.rows(x.n_padded, x.n_cols, x.dtype);
+                self.combine(x, weighted, plus, bias, norm, &out);
+                out
+            }
+        };
+        x.content = Content::Rows(out);
+        self.noted()
+    }
+
+    fn attention(
+        &self,
+        qkv: &Tensor,
+        cu_seqlens: &[usize],
+        shape: &AttentionShape,
+        bias: Option<&Vector<R>>,
+    ) -> Result<Tensor> {
+        let width = shape.n_heads * shape.head_dim;
+        check("attention", "3 · n_heads · head_dim", 3 * width, qkv.n_cols)?;
+        check_segments("attention", cu_seqlens, qkv.n_rows)?;
+        let n_bias = match shape.position {
+            PositionRule::RelativeBias { n_buckets, .. } => n_buckets * shape.n_heads,
+            _ => 0,
+        };
+        check("attention", "bias", n_bias, bias.map_or(0, Vector::len))?;
+        let out = self.attend(qkv, cu_seqlens, shape, bias)?;
+        self.tensor(
+            Content::Rows(out),
+            qkv.dtype,
+            (qkv.n_rows, qkv.n_padded, width),
+        )
+    }
+
+    fn route(&self, x: &Tensor, router: &Matrix<R>, rule: RouterRule) -> Result<Routing> {
+        let (n_experts, top_k) = (router.n_out, rule.top_k);
+        check("route", "n_in", router.n_in, x.n_cols)?;
+        check(
+            "route",
+            "top_k",
+            top_k.clamp(1, n_experts.min(MOST_EXPERTS)),
+            top_k,
+        )?;
+        let logits = self.rows(x.n_padded, n_experts, DType::F32);
+        let n_assignments = x.n_padded * top_k;
+        let idx = self.rows(n_assignments, 1, DType::F32);
+        let gate = self.rows(n_assignments, 1, DType::F32);
+        let rows = self.summed(x);
+        self.launch(
+            named!("router", x.dtype),
+            [x.n_padded.div_ceil(ROUTER_TOKENS), 1],
+            0,
+            &words![
+                Word::piece(&rows),
+                Word::address(router.buffer.at()),
+                x.n_padded,
+                x.n_cols,
+                n_experts,
+                top_k,
+                u32::from(rule.normalize),
+                Word::piece(&logits),
+                Word::piece(&idx),
+                Word::piece(&gate)
+            ],
+        );
+        self.noted()?;
+        Ok(Routing {
+            idx,
+            gate,
+            n_tokens: x.n_rows,
+            n_padded: x.n_padded,
+            top_k,
+            n_experts,
+        })
+    }
+
+    fn recycle(&self, routing: Routing) {
+        drop(routing);
+    }
+
+    fn limit_capacity(
+        &self,
+        routing: &mut Routing,
+        segments: &[usize],
+        capacity: usize,
+        counted: bool,
+    ) -> Result<()> {
+        check_segments("limit_capacity", segments, routing.n_tokens)?;
+        let n_segments = segments.len().saturating_sub(1);
+        let starts = self.starts(segments, routing.n_padded);
+        let counter = match counted {
+            true => Word::address(self.counters.at()),
+            false => Word::NULL,
+        };
+        // No expert can take more than there are.
+        let capacity = capacity.min(routing.n_padded * routing.top_k);
+        self.launch(
+            "limit",
+            [padded(n_segments), 1],
+            (WARPS + 1) * routing.n_experts * size_of::<u32>(),
+            &words![
+                Word::piece(&routing.idx),
+                starts,
+                routing.top_k,
+                routing.n_experts,
+                capacity,
+                counter
+            ],
+        );
+        self.noted()
+    }
+
+    fn expert_ffn(&self, x: &Tensor, routing: &Routing, experts: &Experts<R>) -> Result<Tensor> {
+        check("expert_ffn", "n_tokens", x.n_rows, routing.n_tokens)?;
+        check("expert_ffn", "n_experts", experts.n_all, routing.n_experts)?;
+        let d_model = experts.held.as_ref().map_or(x.n_cols, |held| held.d_model);
+        check("expert_ffn", "d_model", d_model, x.n_cols)?;
+        let weighted = match &experts.held {
+            Some(held) => self.run_experts(x, routing, held, experts.counter),
+            None => Weighted {
+                y: None,
+                place: None,
+                gate: None,
+                top_k: 0,
+                factor: 1.0,
+            },
+        };
+        let content = Content::Weighted(Rc::new(weighted));
+        self.tensor(content, x.dtype, (x.n_rows, x.n_padded, x.n_cols))
+    }
+
+    fn all_gather(&self, x: &Tensor, n_rows: &[usize]) -> Result<Tensor> {
+        self.gather_rows(x, n_rows)
+    }
+
+    fn all_gather_routing(&self, routing: &Routing, n_rows: &[usize]) -> Result<Routing> {
+        self.gather_routing(routing, n_rows)
+    }
+
+    fn reduce_scatter(&self, x: &Tensor, n_rows: &[usize]) -> Result<Tensor> {
+        self.scatter_rows(x, n_rows)
+    }
+
+    fn pool(&self, x: &Tensor, cu_seqlens: &[usize], rule: Pooling) -> Result<Tensor> {
+        check_segments("pool", cu_seqlens, x.n_rows)?;
+        let n_seqs = cu_seqlens.len().saturating_sub(1);
+        let n_padded = padded(n_seqs);
+        let out = self.rows(n_padded, x.n_cols, DType::F32);
+        let rows = self.summed(x);
+        let rule = match rule {
+            Pooling::Cls => 0_u32,
+            Pooling::Mean => 1,
+            Pooling::LastToken => 2,
+        };
+        self.launch(
+            named!("pool", x.dtype),
+            [n_padded, 1],
+            x.n_cols * size_of::<f32>(),
+            &words![
+                Word::piece(&rows),
+                self.starts(cu_seqlens, x.n_padded),
+                rule,
+                0_u32,
+                x.n_cols,
+                Word::piece(&out)
+            ],
+        );
+        self.tensor(Content::Rows(out), DType::F32, (n_seqs, n_padded, x.n_cols))
+    }
+
+    fn scale(&self, x: &Tensor, factor: f32) -> Result<Tensor> {
+        let content = match &x.content {
+            Content::Weighted(weighted) => Content::Weighted(Rc::new(weighted.scaled(factor))),
+            Content::Rows(rows) => {
+                let out = self.rows(x.n_padded, x.n_cols, x.dtype);
+                self.norm_rows(x, (Word::piece(rows), factor), Word::NULL, None, None, &out);
+                Content::Rows(out)
+            }
+        };
+        self.tensor(content, x.dtype, (x.n_rows, x.n_padded, x.n_cols))
+    }
+
+    fn to_host(&self, x: &Tensor) -> Result<Vec<f32>> {
+        let rows = self.summed(x);
+        let mut bytes = vec![0; x.n_rows * x.n_cols * x.dtype.size()];
+        self.download(&rows, &mut bytes)?;
+        Ok(widened(&bytes, x.dtype))
+    }
+
+    fn routing_to_host(&self, routing: &Routing) -> Result<HostRouting> {
+        let n = routing.n_tokens * routing.top_k;
+        let (mut expert_idx, mut gate_weight) = (vec![0; n], vec![0.0; n]);
+        self.download(&routing.idx, bytemuck::cast_slice_mut(&mut expert_idx))?;
+        self.download(&routing.gate, bytemuck::cast_slice_mut(&mut gate_weight))?;
+        Ok(HostRouting {
+            top_k: routing.top_k,
+            expert_idx,
+            gate_weight,
+        })
+    }
+
+    fn stats(&self) -> DeviceStats {
+        let costs = self.costs.borrow();
+        let mut counts = vec![0_u64; costs.len()];
+        // A device that has failed counts no more.
+        let is_read = self
+            .counters
+            .read(bytemuck::cast_slice_mut(&mut counts))
+            .is_ok();
+        let products = counts.iter().zip(&*costs).map(|(n, cost)| n * cost);
+        DeviceStats {
+            expert_bytes: self.expert_bytes.get(),
+            expert_multiply_adds: products.sum::<u64>() * u64::from(is_read),
+            n_dropped: counts[0] * u64::from(is_read),
+        }
+    }
+}
+
+fn check_linear<R: Driver>(
+    op: &'static str,
+    x: &Tensor,
+    linear: &LinearWeights<'_, Matrix<R>, Vector<R>>,
+) -> Result<()> {
+    check(op, "n_in", linear.weight.n_in, x.n_cols)?;
+    check_bias(op, "bias", linear)?;
+    if linear.weight.dtype == x.dtype {
+        return Ok(());
+    }
+    let (weight, rows) = (linear.weight.dtype, x.dtype);
+    Err(DeviceError::Failed {
+        op,
+        reason: format!("a matrix in {weight} does not multiply rows in {rows}"),
+    })
+}
+
+fn check_bias<R: Driver>(
+    op: &'static str,
+    dim: &'static str,
+    linear: &LinearWeights<'_, Matrix<R>, Vector<R>>,
+) -> Result<()> {
+    let n_out = linear.weight.n_out;
+    check(op, dim, n_out, linear.bias.map_or(n_out, Vector::len))
+}
+
+/// Checks that a norm, if there is one, is of this width.
+fn check_norm<R: Driver>(
+    op: &'static str,
+    n_cols: usize,
+    norm: Option<&Norm<Vector<R>>>,
+) -> Result<()> {
+    let Some(norm) = norm else { return Ok(()) };
+    check(op, "d_model", n_cols, norm.weight.len())?;
+    let n_bias = norm.bias.as_ref().map_or(n_cols, Vector::len);
+    check(op, "bias of the norm", n_cols, n_bias)
+}

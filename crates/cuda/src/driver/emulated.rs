@@ -1,0 +1,177 @@
+//! Kernels on the CPU, thread by thread, in the process's own memory: everything but speed can be tested.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::c_void;
+
+use moeshard_emulation as emulation;
+use moeshard_tensor::device::{DeviceError, Result};
+
+use super::{Address, Driver, Launch, Properties};
+
+const ALIGNMENT: usize = 256;
+
+/// A device that exists in the process alone.
+pub struct Emulated {
+    properties: Properties,
+    layouts: RefCell<HashMap<Address, Layout>>,
+    counts: Cell<Counts>,
+}
+
+/// What an emulated device was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Kernels that ran, in graphs or not.
+    pub n_launches: u64,
+    /// Graphs that ran.
+    pub n_replays: u64,
+    /// Graphs that were captured.
+    pub n_captures: u64,
+    /// Places in memory that were taken.
+    pub n_allocations: u64,
+    /// Times that the host waited for the device.
+    pub n_waits: u64,
+}
+
+impl Default for Emulated {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Emulated {
+    /// A small one.
+    pub fn new() -> Self {
+        Self {
+            properties: Properties {
+                name: "emulated".to_owned(),
+                n_multiprocessors: 2,
+                n_bytes: 0,
+                capability: (8, 0),
+            },
+            layouts: RefCell::default(),
+            counts: Cell::default(),
+        }
+    }
+
+    /// What it was asked for so far.
+    pub fn counts(&self) -> Counts {
+        self.counts.get()
+    }
+
+    fn count(&self, more: impl Fn(&mut Counts)) {
+        let mut counts = self.counts.get();
+        more(&mut counts);
+        self.counts.set(counts);
+    }
+}
+
+impl Drop for Emulated {
+    fn drop(&mut self) {
+        for (at, layout) in self.layouts.get_mut().drain() {
+            // SAFETY: it was allocated with this layout, and the device is gone.
+            unsafe { dealloc(at as *mut u8, layout) };
+        }
+    }
+}
+
+impl Driver for Emulated {
+    type Graph = Vec<Launch>;
+
+    fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    fn allocate(&self, n_bytes: usize) -> Result<Address> {
+        let failed = || DeviceError::Failed {
+            op: "allocate",
+            reason: format!("no {n_bytes} bytes of memory"),
+        };
+        let layout = Layout::from_size_align(n_bytes.max(1), ALIGNMENT).map_err(|_| failed())?;
+        // SAFETY: the size is not zero.
+        let at = unsafe { alloc(layout) };
+        if at.is_null() {
+            return Err(failed());
+        }
+        // Whatever nobody has written is not a number.
+        // SAFETY: it was just allocated with this size.
+        unsafe { at.write_bytes(0xff, layout.size()) };
+        self.layouts.borrow_mut().insert(at as Address, layout);
+        self.count(|counts| counts.n_allocations += 1);
+        Ok(at as Address)
+    }
+
+    unsafe fn free(&self, at: Address) {
+        if let Some(layout) = self.layouts.borrow_mut().remove(&at) {
+            // SAFETY: it was allocated with this layout; the caller's promise.
+            unsafe { dealloc(at as *mut u8, layout) };
+        }
+    }
+
+    unsafe fn upload(&self, from: &[u8], to: Address) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
+        Ok(())
+    }
+
+    unsafe fn download(&self, from: Address, to: &mut [u8]) -> Result<()> {
+        self.count(|counts| counts.n_waits += 1);
+        // SAFETY: the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    unsafe fn copy(&self, from: Address, to: Address, n_bytes: usize) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, n_bytes) };
+        Ok(())
+    }
+
+    unsafe fn clear(&self, at: Address, n_bytes: usize) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { (at as *mut u8).write_bytes(0, n_bytes) };
+        Ok(())
+    }
+
+    unsafe fn launch(&self, launch: &Launch) -> Result<()> {
+        let [x, y] = launch.grid;
+        let shape = emulation::Launch {
+            grid: [x, y, 1],
+            block: [launch.threads, 1, 1],
+            shared_bytes: launch.shared_bytes as usize,
+            // Another order of threads each time.
+            seed: self.counts.get().n_launches,
+        };
+        let mut args = launch.args;
+        let mut args: Vec<*mut c_void> = args[..launch.n_args]
+            .iter_mut()
+            .map(|arg| std::ptr::from_mut(arg).cast())
+            .collect();
+        self.count(|counts| counts.n_launches += 1);
+        // SAFETY: the caller's promise; numbers of four bytes are the lower half of little-endian words.
+        let result = unsafe { emulation::launch(launch.kernel, &shape, &mut args) };
+        result.map_err(|error| DeviceError::Failed {
+            op: launch.kernel,
+            reason: error.to_string(),
+        })
+    }
+
+    unsafe fn capture(&self, launches: &[Launch]) -> Result<Vec<Launch>> {
+        self.count(|counts| counts.n_captures += 1);
+        Ok(launches.to_vec())
+    }
+
+    unsafe fn replay(&self, graph: &Vec<Launch>) -> Result<()> {
+        self.count(|counts| counts.n_replays += 1);
+        // SAFETY: the caller's promise.
+        graph
+            .iter()
+            .try_for_each(|launch| unsafe { self.launch(launch) })
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.count(|counts| counts.n_waits += 1);
+        Ok(())
+    }
+}

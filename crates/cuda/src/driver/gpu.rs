@@ -1,0 +1,391 @@
+//! The driver of an NVIDIA GPU, found when the program runs.
+//!
+//! One thread makes, uses and drops it: the context is current there.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys;
+use moeshard_kernels::IMAGES;
+use moeshard_tensor::device::{DeviceError, Result};
+
+use super::{Address, Driver, Launch, Properties};
+
+/// Dynamic shared memory that needs no permission.
+const SHARED_BYTES: u32 = 48 << 10;
+
+/// Bytes of each of two pinned buffers: one is filled while the other is copied.
+const STAGING_BYTES: usize = 4 << 20;
+
+/// An NVIDIA GPU.
+pub struct Gpu {
+    properties: Properties,
+    device: sys::CUdevice,
+    stream: sys::CUstream,
+    modules: Vec<sys::CUmodule>,
+    functions: RefCell<HashMap<&'static str, Function>>,
+    staging: RefCell<Staging>,
+}
+
+/// A kernel that is loaded.
+#[derive(Clone, Copy)]
+struct Function {
+    handle: sys::CUfunction,
+    /// Dynamic shared memory that it may have.
+    shared_bytes: u32,
+}
+
+/// Memory of the host that the GPU copies from and to.
+struct Staging {
+    buffers: [*mut u8; 2],
+    /// When each was last read by the GPU.
+    events: [sys::CUevent; 2],
+    next: usize,
+}
+
+/// Launches that were captured.
+pub struct Graph(sys::CUgraphExec);
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: it was made by `capture` and is not used any more.
+        let _ = unsafe { result::graph::exec_destroy(self.0) };
+    }
+}
+
+/// Why there is no GPU, or how many there are.
+///
+/// # Errors
+/// A sentence that says what is missing and where it was looked for.
+pub fn count() -> std::result::Result<usize, String> {
+    // SAFETY: loading the driver runs its initialisers, which is what it is for.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(
+            "there is no CUDA driver: libcuda.so is neither in LD_LIBRARY_PATH nor where the system looks"
+                .to_owned(),
+        );
+    }
+    let why = |e: DriverError| format!("the CUDA driver does not start: {}", reason(e));
+    result::init().map_err(why)?;
+    let n = result::device::get_count().map_err(why)?;
+    match usize::try_from(n) {
+        Ok(0) | Err(_) => Err("the CUDA driver finds no GPU".to_owned()),
+        Ok(n) => Ok(n),
+    }
+}
+
+/// What the kernels were built without, if they were.
+///
+/// # Errors
+/// A sentence that says what to do.
+pub fn check_kernels() -> std::result::Result<(), String> {
+    match IMAGES.is_empty() {
+        true => Err(
+            "this program was built without CUDA kernels: run `cargo xtask cuda`, which fetches a compiler, \
+             and build it again"
+                .to_owned(),
+        ),
+        false => Ok(()),
+    }
+}
+
+impl Gpu {
+    /// The GPU of this number. It belongs to the calling thread.
+    ///
+    /// # Errors
+    /// [`DeviceError::SetUp`] if there is no driver, no such GPU, or no kernel for it.
+    pub fn open(idx: usize) -> Result<Self> {
+        check_kernels().map_err(DeviceError::SetUp)?;
+        let n_gpus = count().map_err(DeviceError::SetUp)?;
+        if idx >= n_gpus {
+            return Err(DeviceError::SetUp(format!(
+                "GPU {idx} is not there: the driver finds {n_gpus}"
+            )));
+        }
+        let set_up = |e: DriverError| DeviceError::SetUp(format!("GPU {idx}: {}", reason(e)));
+        let device = result::device::get(idx as i32).map_err(set_up)?;
+        // SAFETY: the device exists; the context is released when this is dropped.
+        unsafe {
+            let context = result::primary_ctx::retain(device).map_err(set_up)?;
+            result::ctx::set_current(context).map_err(set_up)?;
+        }
+        let properties = properties(device).map_err(set_up)?;
+        let stream =
+            result::stream::create(result::stream::StreamKind::NonBlocking).map_err(set_up)?;
+        let (modules, functions) = load_kernels(&properties)?;
+        Ok(Self {
+            properties,
+            device,
+            stream,
+            modules,
+            functions: RefCell::new(functions),
+            staging: RefCell::new(Staging::new().map_err(set_up)?),
+        })
+    }
+
+    /// A kernel's handle, with leave to use as much shared memory.
+    fn function(&self, launch: &Launch) -> Result<sys::CUfunction> {
+        let mut functions = self.functions.borrow_mut();
+        let function = functions
+            .get_mut(launch.kernel)
+            .ok_or_else(|| DeviceError::Failed {
+                op: launch.kernel,
+                reason: "there is no such kernel".to_owned(),
+            })?;
+        if launch.shared_bytes > function.shared_bytes {
+            let attribute =
+                sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the handle is of a module that is loaded.
+            let result = unsafe {
+                result::function::set_function_attribute(
+                    function.handle,
+                    attribute,
+                    launch.shared_bytes as i32,
+                )
+            };
+            result.map_err(|e| failed(launch.kernel, e))?;
+            function.shared_bytes = launch.shared_bytes;
+        }
+        Ok(function.handle)
+    }
+
+    fn synchronize(&self, op: &'static str) -> Result<()> {
+        // SAFETY: the stream lives as long as this.
+        unsafe { result::stream::synchronize(self.stream) }.map_err(|e| failed(op, e))
+    }
+}
+
+fn properties(device: sys::CUdevice) -> std::result::Result<Properties, DriverError> {
+    use sys::CUdevice_attribute as Attribute;
+    // SAFETY: the device exists.
+    unsafe {
+        let get = |attribute| result::device::get_attribute(device, attribute).map(|n| n as u32);
+        Ok(Properties {
+            name: result::device::get_name(device)?,
+            n_multiprocessors: get(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            n_bytes: result::device::total_mem(device)? as u64,
+            capability: (
+                get(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+                get(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+            ),
+        })
+    }
+}
+
+type Loaded = (Vec<sys::CUmodule>, HashMap<&'static str, Function>);
+
+fn load_kernels(properties: &Properties) -> Result<Loaded> {
+    let Properties {
+        name, capability, ..
+    } = properties;
+    let set_up = |e: DriverError| {
+        let (major, minor) = capability;
+        let reason = reason(e);
+        DeviceError::SetUp(format!(
+            "the kernels do not load on {name} (compute capability {major}.{minor}; 8.0 and above are supported): \
+             {reason}"
+        ))
+    };
+    let mut modules = Vec::new();
+    let mut functions = HashMap::new();
+    for image in IMAGES {
+        // The driver reads words of eight bytes.
+        let mut aligned = vec![0_u64; image.bytes.len().div_ceil(8)];
+        bytemuck::cast_slice_mut(&mut aligned)[..image.bytes.len()].copy_from_slice(image.bytes);
+        // SAFETY: the image is what the compiler has made.
+        let module =
+            unsafe { result::module::load_data(aligned.as_ptr().cast()) }.map_err(set_up)?;
+        modules.push(module);
+        for &kernel in image.kernels {
+            let c_name = CString::new(kernel).map_err(|e| DeviceError::SetUp(e.to_string()))?;
+            // SAFETY: the module is loaded.
+            let handle = unsafe { result::module::get_function(module, c_name) }.map_err(set_up)?;
+            let shared_bytes = SHARED_BYTES;
+            let function = Function {
+                handle,
+                shared_bytes,
+            };
+            functions.insert(kernel, function);
+        }
+    }
+    Ok((modules, functions))
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        let staging = self.staging.get_mut();
+        // SAFETY: nothing is used after this; errors of a driver that goes down have no one to go to.
+        unsafe {
+            let _ = result::stream::synchronize(self.stream);
+            for (buffer, event) in staging.buffers.iter().zip(staging.events) {
+                let _ = result::free_host(buffer.cast());
+                let _ = result::event::destroy(event);
+            }
+            for module in self.modules.drain(..) {
+                let _ = result::module::unload(module);
+            }
+            let _ = result::stream::destroy(self.stream);
+            let _ = result::primary_ctx::release(self.device);
+        }
+    }
+}
+
+impl Staging {
+    fn new() -> std::result::Result<Self, DriverError> {
+        let event = || result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
+        // Not write-combined: results are read there.
+        // SAFETY: it is written before it is read.
+        let buffer = || unsafe { result::malloc_host(STAGING_BYTES, 0) }.map(<*mut c_void>::cast);
+        Ok(Self {
+            buffers: [buffer()?, buffer()?],
+            events: [event()?, event()?],
+            next: 0,
+        })
+    }
+}
+
+impl Driver for Gpu {
+    type Graph = Graph;
+
+    fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    fn allocate(&self, n_bytes: usize) -> Result<Address> {
+        // SAFETY: whoever takes it writes before reading.
+        unsafe { result::malloc_sync(n_bytes.max(1)) }.map_err(|e| DeviceError::Failed {
+            op: "allocate",
+            reason: match result::mem_get_info() {
+                Ok((free, total)) => {
+                    format!(
+                        "{n_bytes} bytes wanted, {free} of {total} are free: {}",
+                        reason(e)
+                    )
+                }
+                Err(_) => format!("{n_bytes} bytes wanted: {}", reason(e)),
+            },
+        })
+    }
+
+    unsafe fn free(&self, at: Address) {
+        // SAFETY: the caller's promise. Freeing waits for the device.
+        let _ = unsafe { result::free_sync(at) };
+    }
+
+    unsafe fn upload(&self, from: &[u8], to: Address) -> Result<()> {
+        let failed = |e| failed("upload", e);
+        let mut staging = self.staging.borrow_mut();
+        for (i, chunk) in from.chunks(STAGING_BYTES).enumerate() {
+            let (buffer, event) = (staging.buffers[staging.next], staging.events[staging.next]);
+            // SAFETY: the buffer is as large, and the event says when the GPU has read what was there.
+            unsafe {
+                result::event::synchronize(event).map_err(failed)?;
+                std::ptr::copy_nonoverlapping(chunk.as_ptr(), buffer, chunk.len());
+                let pinned = std::slice::from_raw_parts(buffer, chunk.len());
+                let to = to + (i * STAGING_BYTES) as u64;
+                result::memcpy_htod_async(to, pinned, self.stream).map_err(failed)?;
+                result::event::record(event, self.stream).map_err(failed)?;
+            }
+            staging.next = 1 - staging.next;
+        }
+        Ok(())
+    }
+
+    unsafe fn download(&self, from: Address, to: &mut [u8]) -> Result<()> {
+        let op = "download";
+        let staging = self.staging.borrow_mut();
+        let buffer = staging.buffers[staging.next];
+        for (i, chunk) in to.chunks_mut(STAGING_BYTES).enumerate() {
+            // SAFETY: the buffer is as large; the stream has read what uploads left there before it copies.
+            unsafe {
+                let pinned = std::slice::from_raw_parts_mut(buffer, chunk.len());
+                let from = from + (i * STAGING_BYTES) as u64;
+                result::memcpy_dtoh_async(pinned, from, self.stream).map_err(|e| failed(op, e))?;
+                self.synchronize(op)?;
+                chunk.copy_from_slice(pinned);
+            }
+        }
+        Ok(())
+    }
+
+    unsafe fn copy(&self, from: Address, to: Address, n_bytes: usize) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { result::memcpy_dtod_async(to, from, n_bytes, self.stream) }
+            .map_err(|e| failed("copy", e))
+    }
+
+    unsafe fn clear(&self, at: Address, n_bytes: usize) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { result::memset_d8_async(at, 0, n_bytes, self.stream) }
+            .map_err(|e| failed("clear", e))
+    }
+
+    unsafe fn launch(&self, launch: &Launch) -> Result<()> {
+        let function = self.function(launch)?;
+        let mut words = launch.args;
+        let mut args = words
+            .each_mut()
+            .map(|word| std::ptr::from_mut(word).cast::<c_void>());
+        let [x, y] = launch.grid;
+        // SAFETY: the caller's promise; numbers of four bytes are the lower half of little-endian words.
+        let result = unsafe {
+            result::launch_kernel(
+                function,
+                (x, y, 1),
+                (launch.threads, 1, 1),
+                launch.shared_bytes,
+                self.stream,
+                &mut args[..launch.n_args],
+            )
+        };
+        result.map_err(|e| failed(launch.kernel, e))
+    }
+
+    unsafe fn capture(&self, launches: &[Launch]) -> Result<Graph> {
+        let failed = |e| failed("capture", e);
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives as long as this; the caller's promise for the launches.
+        unsafe {
+            result::stream::begin_capture(self.stream, mode).map_err(failed)?;
+            let launched = launches.iter().try_for_each(|launch| self.launch(launch));
+            // Ended in any case: a stream that captures can do nothing else.
+            let graph = result::stream::end_capture(self.stream).map_err(failed)?;
+            let exec = match launched {
+                Ok(()) => result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0))
+                    .map_err(failed),
+                Err(error) => Err(error),
+            };
+            let _ = result::graph::destroy(graph);
+            exec.map(Graph)
+        }
+    }
+
+    unsafe fn replay(&self, graph: &Graph) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { result::graph::launch(graph.0, self.stream) }.map_err(|e| failed("replay", e))
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.synchronize("wait")
+    }
+}
+
+fn failed(op: &'static str, e: DriverError) -> DeviceError {
+    DeviceError::Failed {
+        op,
+        reason: reason(e),
+    }
+}
+
+/// In the driver's words.
+fn reason(e: DriverError) -> String {
+    let text = |text: std::result::Result<&std::ffi::CStr, DriverError>| {
+        text.map_or_else(
+            |_| format!("{:?}", e.0),
+            |text| text.to_string_lossy().into_owned(),
+        )
+    };
+    format!("{} ({})", text(e.error_string()), text(e.error_name()))
+}

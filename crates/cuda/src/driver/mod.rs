@@ -1,0 +1,118 @@
+//! What is asked of a GPU's driver: memory, copies, launches, graphs.
+//!
+//! Two implement it: [`gpu`], the real one, and `emulated`, whose kernels run on the CPU.
+
+#[cfg(feature = "emulated")]
+pub mod emulated;
+pub mod gpu;
+
+use moeshard_tensor::device::Result;
+
+/// A place in the memory of a device.
+pub type Address = u64;
+
+/// The most arguments that a kernel takes.
+pub const MOST_ARGS: usize = 24;
+
+/// A kernel with everything that it is launched with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// Its name.
+    pub kernel: &'static str,
+    /// Blocks along x and y.
+    pub grid: [u32; 2],
+    /// Threads of a block.
+    pub threads: u32,
+    /// Dynamic shared memory of a block.
+    pub shared_bytes: u32,
+    /// Bits of the arguments: an address, or a number of four bytes in the lower half.
+    pub args: [u64; MOST_ARGS],
+    /// How many of them there are.
+    pub n_args: usize,
+}
+
+/// What a device is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Properties {
+    /// As the driver calls it.
+    pub name: String,
+    /// Multiprocessors, each of which runs some blocks at a time.
+    pub n_multiprocessors: u32,
+    /// Bytes of memory.
+    pub n_bytes: u64,
+    /// Compute capability.
+    pub capability: (u32, u32),
+}
+
+/// One device, one stream: everything happens in the order in which it was asked for.
+///
+/// # Safety
+/// Of every `unsafe` function: addresses come from [`Driver::allocate`] and are valid for as many bytes as are
+/// read or written there, by copies and by kernels.
+pub trait Driver {
+    /// Launches that were captured, to be repeated at once.
+    type Graph;
+
+    /// What the device is.
+    fn properties(&self) -> &Properties;
+
+    /// Takes memory, at least 256 bytes aligned, with arbitrary contents.
+    ///
+    /// # Errors
+    /// If there is not as much.
+    fn allocate(&self, n_bytes: usize) -> Result<Address>;
+
+    /// Gives memory back, once everything asked for has been done.
+    ///
+    /// # Safety
+    /// As for the trait; nobody uses it any more.
+    unsafe fn free(&self, at: Address);
+
+    /// Copies to the device; `from` may be reused at once.
+    ///
+    /// # Safety
+    /// As for the trait.
+    unsafe fn upload(&self, from: &[u8], to: Address) -> Result<()>;
+
+    /// Copies from the device, and waits until it is done.
+    ///
+    /// # Safety
+    /// As for the trait.
+    unsafe fn download(&self, from: Address, to: &mut [u8]) -> Result<()>;
+
+    /// Copies within the device; the places do not overlap.
+    ///
+    /// # Safety
+    /// As for the trait.
+    unsafe fn copy(&self, from: Address, to: Address, n_bytes: usize) -> Result<()>;
+
+    /// Sets bytes to zero.
+    ///
+    /// # Safety
+    /// As for the trait.
+    unsafe fn clear(&self, at: Address, n_bytes: usize) -> Result<()>;
+
+    /// Launches one kernel.
+    ///
+    /// # Safety
+    /// As for the trait; arguments are those that the kernel takes.
+    unsafe fn launch(&self, launch: &Launch) -> Result<()>;
+
+    /// Captures launches without running them.
+    ///
+    /// # Safety
+    /// As for [`Driver::launch`], whenever the graph is run.
+    unsafe fn capture(&self, launches: &[Launch]) -> Result<Self::Graph>;
+
+    /// Runs what was captured.
+    ///
+    /// # Safety
+    /// As for [`Driver::capture`].
+    unsafe fn replay(&self, graph: &Self::Graph) -> Result<()>;
+
+    /// Waits until everything asked for has been done.
+    ///
+    /// # Errors
+    /// If a kernel failed.
+    fn wait(&self) -> Result<()>;
+}

@@ -1,0 +1,94 @@
+//! Exchange with other ranks, through the host: what is noted runs, rows are copied to the host, the
+//! collective exchanges them there, and they are copied back.
+
+use std::rc::Rc;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use moeshard_tensor::device::{Device, Result};
+use moeshard_tensor::dtype::DType;
+
+use crate::device::CudaDevice;
+use crate::driver::Driver;
+use crate::memory::Piece;
+use crate::tensor::{Content, Routing, Tensor, padded};
+
+impl<R: Driver> CudaDevice<R> {
+    pub(crate) fn gather_rows(&self, x: &Tensor, n_rows: &[usize]) -> Result<Tensor> {
+        let counts: Vec<_> = n_rows.iter().map(|n| n * x.n_cols).collect();
+        let mut all = vec![0.0; counts.iter().sum()];
+        self.collective
+            .all_gather(&self.to_host(x)?, &counts, &mut all)?;
+        self.from_host(&all, x, n_rows.iter().sum())
+    }
+
+    pub(crate) fn scatter_rows(&self, x: &Tensor, n_rows: &[usize]) -> Result<Tensor> {
+        let counts: Vec<_> = n_rows.iter().map(|n| n * x.n_cols).collect();
+        let mine = n_rows.get(self.collective.rank()).copied().unwrap_or(0);
+        let mut own = vec![0.0; mine * x.n_cols];
+        self.collective
+            .reduce_scatter(&self.to_host(x)?, &counts, &mut own)?;
+        self.from_host(&own, x, mine)
+    }
+
+    pub(crate) fn gather_routing(&self, routing: &Routing, n_rows: &[usize]) -> Result<Routing> {
+        let top_k = routing.top_k;
+        let counts: Vec<_> = n_rows.iter().map(|n| n * top_k).collect();
+        let mine = self.routing_to_host(routing)?;
+        let n: usize = counts.iter().sum();
+        let n_tokens = n_rows.iter().sum();
+        let n_padded = padded(n_tokens);
+        // Gathering copies bits, so indices may travel as floats.
+        let (mut idx, mut gate) = (vec![0_u32; n], vec![0.0_f32; n]);
+        let send = bytemuck::cast_slice(&mine.expert_idx);
+        self.collective
+            .all_gather(send, &counts, bytemuck::cast_slice_mut(&mut idx))?;
+        self.collective
+            .all_gather(&mine.gate_weight, &counts, &mut gate)?;
+        // Tokens that are not there go nowhere.
+        idx.resize(n_padded * top_k, moeshard_tensor::device::Routing::DROPPED);
+        gate.resize(n_padded * top_k, 0.0);
+        Ok(Routing {
+            idx: self.uploaded(bytemuck::cast_slice(&idx))?,
+            gate: self.uploaded(bytemuck::cast_slice(&gate))?,
+            n_tokens,
+            n_padded,
+            top_k,
+            n_experts: routing.n_experts,
+        })
+    }
+
+    /// Rows like those of `like`, from the host.
+    fn from_host(&self, numbers: &[f32], like: &Tensor, n_rows: usize) -> Result<Tensor> {
+        let n_padded = padded(n_rows);
+        let mut rows = numbers.to_vec();
+        // Rows that are not there: no garbage that might be no number.
+        rows.resize(n_padded * like.n_cols, 0.0);
+        let bytes = match like.dtype {
+            DType::F32 => bytemuck::cast_slice(&rows).to_vec(),
+            DType::BF16 => {
+                let mut halves = vec![bf16::ZERO; rows.len()];
+                halves.convert_from_f32_slice(&rows);
+                bytemuck::cast_slice(&halves).to_vec()
+            }
+            DType::F16 => {
+                let mut halves = vec![f16::ZERO; rows.len()];
+                halves.convert_from_f32_slice(&rows);
+                bytemuck::cast_slice(&halves).to_vec()
+            }
+        };
+        let content = Content::Rows(self.uploaded(&bytes)?);
+        self.tensor(content, like.dtype, (n_rows, n_padded, like.n_cols))
+    }
+
+    /// A piece with these bytes. What was noted has run: the piece may have been in use until then.
+    fn uploaded(&self, bytes: &[u8]) -> Result<Rc<Piece>> {
+        let piece = Rc::new(self.piece(bytes.len()));
+        let mut pass = self.pass.borrow_mut();
+        pass.run()?;
+        pass.make_room()?;
+        // SAFETY: the piece is as large, and there is room for all pieces.
+        unsafe { self.driver.upload(bytes, pass.address(&piece))? };
+        Ok(piece)
+    }
+}

@@ -1,0 +1,22 @@
+//! The [`Device`](moeshard_tensor::device::Device) on NVIDIA GPUs.
+//!
+//! In reading order: [`driver`] is what is asked of a GPU; `memory` deals out one region to activations;
+//! `pass` notes what operations want launched, and runs all of it at once, as a graph from the second time
+//! on; `weights` and `experts` are what is loaded; [`CudaDevice`] turns each operation into launches of
+//! the kernels in `kernels/cuda`.
+//!
+//! Nothing is linked against: the driver is found when the program runs, and no other library is needed.
+
+mod device;
+pub mod driver;
+mod exchange;
+mod experts;
+mod memory;
+mod operations;
+mod pass;
+mod tensor;
+mod weights;
+
+pub use device::{CudaConfig, CudaDevice};
+pub use tensor::{Routing, Tensor};
+pub use weights::{Experts, Matrix, Table, Vector};

@@ -1,0 +1,282 @@
+//! A forward pass as a list: operations note what to launch, and all of it runs at once when its result is
+//! wanted. A list that was seen before runs as a graph.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::rc::Rc;
+
+use moeshard_tensor::device::Result;
+
+use crate::driver::{Address, Driver, Launch, MOST_ARGS};
+use crate::memory::{Piece, Region};
+
+/// In front of what a kernel is handed: an address from the beginning of the region of activations.
+const IN_REGION: u64 = 1 << 63;
+/// An address from the beginning of the pass's inputs.
+const IN_INPUTS: u64 = 1 << 62;
+/// Where inputs begin.
+const INPUT_ALIGNMENT: usize = 16;
+/// Memory grows by this factor at least, so that it soon stops growing.
+const GROWTH: f64 = 1.25;
+/// Graphs that are kept.
+const MOST_GRAPHS: usize = 64;
+
+/// An argument of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Word(u64);
+
+impl Word {
+    pub(crate) const NULL: Self = Self(0);
+
+    pub(crate) fn address(at: Address) -> Self {
+        Self(at)
+    }
+
+    pub(crate) fn piece(piece: &Piece) -> Self {
+        Self(IN_REGION | piece.start())
+    }
+}
+
+impl From<u32> for Word {
+    fn from(x: u32) -> Self {
+        Self(x.into())
+    }
+}
+
+impl From<f32> for Word {
+    fn from(x: f32) -> Self {
+        Self(x.to_bits().into())
+    }
+}
+
+/// What operations have asked for and the device has not done yet, and what it takes to do it.
+pub(crate) struct Pass<R: Driver> {
+    driver: Rc<R>,
+    region: Rc<RefCell<Region>>,
+    launches: Vec<Launch>,
+    inputs: Inputs,
+    activations: Memory,
+    input_memory: Memory,
+    graphs: Graphs<R::Graph>,
+}
+
+/// Arrays that the host hands over to a pass.
+#[derive(Default)]
+struct Inputs {
+    bytes: Vec<u8>,
+    /// Where each begins, and its length in words.
+    arrays: Vec<(usize, usize)>,
+}
+
+/// Memory that grows.
+#[derive(Default)]
+struct Memory {
+    at: Address,
+    n_bytes: usize,
+}
+
+/// Graphs by what they launch.
+struct Graphs<G> {
+    by_hash: HashMap<u64, Known<G>>,
+}
+
+/// A list that was seen before.
+struct Known<G> {
+    launches: Vec<Launch>,
+    /// Not before the second time: most lists of a server that starts never come again.
+    graph: Option<G>,
+}
+
+impl<R: Driver> Pass<R> {
+    pub(crate) fn new(driver: Rc<R>, region: Rc<RefCell<Region>>) -> Self {
+        Self {
+            driver,
+            region,
+            launches: Vec::new(),
+            inputs: Inputs::default(),
+            activations: Memory::default(),
+            input_memory: Memory::default(),
+            graphs: Graphs {
+                by_hash: HashMap::new(),
+            },
+        }
+    }
+
+    /// Notes a kernel; nothing if there is no block to run.
+    pub(crate) fn launch(
+        &mut self,
+        kernel: &'static str,
+        grid: [usize; 2],
+        threads: u32,
+        shared_bytes: usize,
+        args: &[Word],
+    ) {
+        if grid.contains(&0) {
+            return;
+        }
+        let mut words = [0; MOST_ARGS];
+        for (word, arg) in words.iter_mut().zip(args) {
+            *word = arg.0;
+        }
+        self.launches.push(Launch {
+            kernel,
+            grid: grid.map(|n| n as u32),
+            threads,
+            shared_bytes: shared_bytes as u32,
+            args: words,
+            n_args: args.len(),
+        });
+    }
+
+    /// Hands an array over to the pass; one that it has got already is not copied again.
+    pub(crate) fn input(&mut self, array: &[u32]) -> Word {
+        let words: &[u8] = bytemuck::cast_slice(array);
+        let Inputs { bytes, arrays } = &mut self.inputs;
+        let is_same = |&&(at, len): &&(usize, usize)| {
+            len == array.len() && bytes[at..at + words.len()] == *words
+        };
+        let at = match arrays.iter().find(is_same) {
+            Some(&(at, _)) => at,
+            None => {
+                let at = bytes.len().next_multiple_of(INPUT_ALIGNMENT);
+                bytes.resize(at, 0);
+                bytes.extend_from_slice(words);
+                arrays.push((at, array.len()));
+                at
+            }
+        };
+        Word(IN_INPUTS | at as u64)
+    }
+
+    /// Starts everything that was noted.
+    pub(crate) fn run(&mut self) -> Result<()> {
+        if self.launches.is_empty() {
+            return Ok(());
+        }
+        let result = self.try_run();
+        // Also after an error: what was noted is not tried again.
+        self.launches.clear();
+        self.inputs.bytes.clear();
+        self.inputs.arrays.clear();
+        result
+    }
+
+    /// Grows the memory to the size of the region.
+    pub(crate) fn make_room(&mut self) -> Result<()> {
+        let needed = self.region.borrow().size() as usize;
+        if self.activations.grow(&*self.driver, needed, true)? {
+            self.graphs.by_hash.clear();
+        }
+        Ok(())
+    }
+
+    fn try_run(&mut self) -> Result<()> {
+        self.make_room()?;
+        let n_bytes = self.inputs.bytes.len();
+        if self.input_memory.grow(&*self.driver, n_bytes, false)? {
+            self.graphs.by_hash.clear();
+        }
+        for launch in &mut self.launches {
+            for word in &mut launch.args[..launch.n_args] {
+                if *word & IN_REGION != 0 {
+                    *word = self.activations.at + (*word & !IN_REGION);
+                } else if *word & IN_INPUTS != 0 {
+                    *word = self.input_memory.at + (*word & !IN_INPUTS);
+                }
+            }
+        }
+        // SAFETY: the memory is as large as the inputs.
+        unsafe {
+            self.driver
+                .upload(&self.inputs.bytes, self.input_memory.at)?
+        };
+        // SAFETY: operations hand kernels what they take, in pieces that are large enough; graphs of
+        // memory that has moved are gone.
+        unsafe { self.graphs.run(&*self.driver, &self.launches) }
+    }
+
+    /// Where a piece is, once what was noted runs.
+    pub(crate) fn address(&self, piece: &Piece) -> Address {
+        self.activations.at + piece.start()
+    }
+}
+
+impl<R: Driver> Drop for Pass<R> {
+    fn drop(&mut self) {
+        for memory in [&self.activations, &self.input_memory] {
+            if memory.n_bytes > 0 {
+                // SAFETY: the device is gone, and with it whoever used the memory.
+                unsafe { self.driver.free(memory.at) };
+            }
+        }
+    }
+}
+
+impl Memory {
+    /// Makes room; whether the memory has moved. What it held moves along if it `keeps` it.
+    fn grow(&mut self, driver: &impl Driver, needed: usize, keeps: bool) -> Result<bool> {
+        if needed <= self.n_bytes {
+            return Ok(false);
+        }
+        let n_bytes = needed.max((self.n_bytes as f64 * GROWTH) as usize);
+        let at = driver.allocate(n_bytes)?;
+        if self.n_bytes > 0 {
+            // SAFETY: both are as large, and the old one is not used any more, by graphs neither.
+            unsafe {
+                if keeps {
+                    driver.copy(self.at, at, self.n_bytes)?;
+                }
+                driver.free(self.at);
+            }
+        }
+        *self = Self { at, n_bytes };
+        Ok(true)
+    }
+}
+
+impl<G> Graphs<G> {
+    /// Runs a list: launch by launch the first time, as a graph from the second time on.
+    ///
+    /// # Safety
+    /// As for [`Driver::launch`].
+    unsafe fn run<R: Driver<Graph = G>>(&mut self, driver: &R, launches: &[Launch]) -> Result<()> {
+        let hash = hash(launches);
+        let n_known = self.by_hash.len();
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.by_hash.get_mut(&hash) {
+                Some(Known {
+                    launches: same,
+                    graph,
+                }) if same == launches => {
+                    let graph = match graph {
+                        Some(graph) => graph,
+                        None => graph.insert(driver.capture(launches)?),
+                    };
+                    driver.replay(graph)
+                }
+                found => {
+                    if found.is_none() && n_known < MOST_GRAPHS {
+                        let known = Known {
+                            launches: launches.to_vec(),
+                            graph: None,
+                        };
+                        self.by_hash.insert(hash, known);
+                    }
+                    launches.iter().try_for_each(|launch| driver.launch(launch))
+                }
+            }
+        }
+    }
+}
+
+fn hash(launches: &[Launch]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for launch in launches {
+        launch.kernel.len().hash(&mut hasher);
+        launch.grid.hash(&mut hasher);
+        launch.args[..launch.n_args].hash(&mut hasher);
+    }
+    hasher.finish()
+}

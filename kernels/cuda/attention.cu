@@ -34,14 +34,6 @@ __device__ void copy_rows(const T* from, unsigned stride, unsigned first, unsign
     }
 }
 
-template <class T>
-__device__ unsigned pair_of(float low, float high) {
-    const T values[2] = {from_float<T>(low), from_float<T>(high)};
-    unsigned pair;
-    memcpy(&pair, values, sizeof(pair));
-    return pair;
-}
-
 // Over the four lanes that hold a row.
 __device__ inline float row_max(float x) {
     x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 1));

@@ -24,6 +24,15 @@ __device__ inline float warp_sum(float x) {
     return x;
 }
 
+// The sum over this lane and those before it.
+__device__ inline unsigned warp_prefix_sum(unsigned x) {
+    for (unsigned step = 1; step < WARP; step *= 2) {
+        const unsigned other = __shfl_up_sync(ALL_LANES, x, step);
+        if (lane_idx() >= step) x += other;
+    }
+    return x;
+}
+
 __device__ inline float warp_max(float x) {
     for (unsigned step = WARP / 2; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, step));
     return x;

@@ -1,19 +1,21 @@
-// Products of each expert's rows with its matrix, all experts in one launch.
+// Products of each expert's rows with its matrix, all experts in one launch; or of all rows with one matrix.
 //
-//   out[i] = activation(x[row(i)] · W[e]ᵀ + bias[e])     offsets[e] <= i < offsets[e + 1]
+//   out[i] = activation(x[row(i)] · W[e]ᵀ + bias[e]) ⊙ times[i] + plus[i]     offsets[e] <= i < offsets[e + 1]
 //   row(i) = assignment[i] / top_k, or i where assignment is null
 //
-// x: T [_, k]; W: T [n_experts, n, k]; bias: f32 [n_experts, n] or null; offsets: u32 [n_experts + 1] and
-// assignment: u32 [_], from permute.cu; out: T [_, n]. T is bf16 or f16, sums are f32. k is a multiple of
-// 8, and rows of x and W begin at multiples of 16 bytes.
+// x: T [_, k]; W: T [n_experts, n, k]; bias: f32 [n_experts, n]; offsets: u32 [n_experts + 1] and assignment:
+// u32 [_], from permute.cu; times, plus, out: T [_, n]. T is bf16 or f16, sums are f32.
+// offsets null: one group of n_rows rows (n_experts is 1), else n_rows is not looked at. bias, assignment, times
+// and plus may be null; times and plus may be out. k is a multiple of 8; rows of x and W begin at multiples of 16
+// bytes, out at one of 4.
 //
 // A block computes tiles of 128 rows x 128 columns, one after another until none is left: how many there
 // are follows from `offsets`, on the device. Its eight warps have 64 x 32 each. Steps of 64 along k come
 // to shared memory by asynchronous copies, three of them under way.
 //
-// For every GPU from Ampere on. Launch: THREADS threads, SHARED_BYTES of shared memory.
-#include "activation.h"
+// For every GPU from Ampere on. Launch: THREADS threads, SHARED_BYTES of shared memory, any number of blocks.
 #include "mma.h"
+#include "tiles.h"
 
 constexpr unsigned ROWS = 128, COLS = 128, STEP = 64;
 constexpr unsigned THREADS = 256;
@@ -27,27 +29,8 @@ constexpr unsigned M_TILES = WARP_ROWS / 16, N_TILES = WARP_COLS / 8;
 constexpr unsigned SHARED_BYTES = STAGES * (ROWS + COLS) * STEP * 2;
 static_assert(SHARED_BYTES == 98304, "what gpu and emulation are launched with");
 
-// Where a tile lies.
-struct Tile {
-    unsigned expert, first_row, end_row, first_col;
-};
-
-// The tile number `idx` in the order of experts, rows and columns; false beyond the last.
-__device__ inline bool find_tile(unsigned idx, const unsigned* offsets, unsigned n_experts, unsigned n,
-                                 Tile& tile) {
-    const unsigned n_cols = (n + COLS - 1) / COLS;
-    unsigned row_tile = idx / n_cols;
-    for (unsigned e = 0; e < n_experts; ++e) {
-        const unsigned start = offsets[e], end = offsets[e + 1];
-        const unsigned n_rows = (end - start + ROWS - 1) / ROWS;
-        if (row_tile < n_rows) {
-            tile = {e, start + row_tile * ROWS, end, idx % n_cols * COLS};
-            return true;
-        }
-        row_tile -= n_rows;
-    }
-    return false;
-}
+// Each thread copies the same 16 bytes of every LINES-th row.
+constexpr unsigned LINES = THREADS / CHUNKS;
 
 template <class T>
 struct Operands {
@@ -57,25 +40,49 @@ struct Operands {
     unsigned top_k, n, k;
 };
 
+// What this thread copies of a tile's operands: rows of x and of the expert's matrix, NONE for those that are
+// not there.
+constexpr unsigned NONE = 0xffffffffu;
+struct Lines {
+    unsigned rows[ROWS / LINES], cols[COLS / LINES];
+};
+
+template <class T>
+__device__ Lines lines_of(const Operands<T>& op, const Tile& tile) {
+    Lines lines;
+    const unsigned line = threadIdx.x / CHUNKS;
+#pragma unroll
+    for (unsigned i = 0; i < ROWS / LINES; ++i) {
+        const unsigned row = tile.first_row + line + i * LINES;
+        lines.rows[i] = NONE;
+        if (row < tile.end_row) lines.rows[i] = op.assignment == nullptr ? row : op.assignment[row] / op.top_k;
+    }
+#pragma unroll
+    for (unsigned i = 0; i < COLS / LINES; ++i) {
+        const unsigned col = tile.first_col + line + i * LINES;
+        lines.cols[i] = col < op.n ? col : NONE;
+    }
+    return lines;
+}
+
 // Starts to copy the operands of one step.
 template <class T>
-__device__ void copy_step(const Operands<T>& op, const Tile& tile, unsigned step, T* rows, T* cols) {
-    const T* weight = op.weight + static_cast<size_t>(tile.expert) * op.n * op.k;
-    for (unsigned i = threadIdx.x; i < (ROWS + COLS) * CHUNKS; i += THREADS) {
-        const unsigned line = i / CHUNKS, in_line = i % CHUNKS * PER_CHUNK;
-        const unsigned col = step * STEP + in_line;
-        if (line < ROWS) {
-            const unsigned row = tile.first_row + line;
-            const bool is_there = row < tile.end_row && col < op.k;
-            size_t from = 0;
-            if (is_there) from = op.assignment == nullptr ? row : op.assignment[row] / op.top_k;
-            copy_async(element<STEP>(rows, line, in_line), op.x + from * op.k + (is_there ? col : 0), is_there);
-        } else {
-            const unsigned row = tile.first_col + line - ROWS;
-            const bool is_there = row < op.n && col < op.k;
-            const size_t from = is_there ? static_cast<size_t>(row) * op.k + col : 0;
-            copy_async(element<STEP>(cols, line - ROWS, in_line), weight + from, is_there);
-        }
+__device__ void copy_step(const Operands<T>& op, unsigned expert, const Lines& lines, unsigned step, T* rows,
+                          T* cols) {
+    const T* weight = op.weight + static_cast<size_t>(expert) * op.n * op.k;
+    const unsigned line = threadIdx.x / CHUNKS, in_line = threadIdx.x % CHUNKS * PER_CHUNK;
+    const unsigned k = step * STEP + in_line;
+    const auto copy = [&](const T* from, unsigned row, T* to) {
+        const bool is_there = row != NONE && k < op.k;
+        copy_async(to, from + (is_there ? static_cast<size_t>(row) * op.k + k : 0), is_there);
+    };
+#pragma unroll
+    for (unsigned i = 0; i < ROWS / LINES; ++i) {
+        copy(op.x, lines.rows[i], element<STEP>(rows, line + i * LINES, in_line));
+    }
+#pragma unroll
+    for (unsigned i = 0; i < COLS / LINES; ++i) {
+        copy(weight, lines.cols[i], element<STEP>(cols, line + i * LINES, in_line));
     }
 }
 
@@ -111,36 +118,49 @@ __device__ void multiply_step(const T* rows, const T* cols, unsigned warp_row, u
 
 template <class T>
 __device__ void store_tile(const float (&sums)[M_TILES][N_TILES][4], const Tile& tile,
-                           unsigned warp_row, unsigned warp_col, const float* bias,
-                           unsigned activation, unsigned n, T* out) {
-    const unsigned g = lane_idx() / 4, t = lane_idx() % 4;
-    const float* of_expert = bias == nullptr ? nullptr : bias + static_cast<size_t>(tile.expert) * n;
+                           unsigned warp_row, unsigned warp_col, const Finish<T>& finish, T* out) {
+    const unsigned g = lane_idx() / 4, t = lane_idx() % 4, n = finish.n;
 #pragma unroll
-    for (unsigned m = 0; m < M_TILES; ++m) {
+    for (unsigned i = 0; i < M_TILES * 2; ++i) {
+        const unsigned row = tile.first_row + warp_row + 8 * i + g;
+        if (row >= tile.end_row) continue;
+        T* to = out + static_cast<size_t>(row) * n;
 #pragma unroll
-        for (unsigned i = 0; i < N_TILES * 4; ++i) {
-            const unsigned row = tile.first_row + warp_row + 16 * m + g + i % 4 / 2 * 8;
-            const unsigned col = tile.first_col + warp_col + i / 4 * 8 + 2 * t + i % 2;
-            if (row >= tile.end_row || col >= n) continue;
-            const float sum = sums[m][i / 4][i % 4] + (bias == nullptr ? 0.0f : of_expert[col]);
-            out[static_cast<size_t>(row) * n + col] = from_float<T>(activate(sum, activation));
+        for (unsigned j = 0; j < N_TILES; ++j) {
+            const unsigned col = tile.first_col + warp_col + 8 * j + 2 * t;
+            if (col >= n) continue;
+            const float low = finish(sums[i / 2][j][i % 2 * 2], tile.expert, row, col);
+            if (col + 1 == n) {
+                to[col] = from_float<T>(low);
+                continue;
+            }
+            const float high = finish(sums[i / 2][j][i % 2 * 2 + 1], tile.expert, row, col + 1);
+            if (n % 2 == 0) {
+                *reinterpret_cast<unsigned*>(to + col) = pair_of<T>(low, high);
+            } else {
+                to[col] = from_float<T>(low);
+                to[col + 1] = from_float<T>(high);
+            }
         }
     }
 }
 
 template <class T>
-__device__ void grouped_gemm_of(const Operands<T>& op, const unsigned* offsets, unsigned n_experts,
-                                const float* bias, unsigned activation, T* out) {
+__device__ void grouped_gemm_of(const Operands<T>& op, const Groups& groups, const Finish<T>& finish,
+                                T* out) {
     DYNAMIC_SHARED(float4, shared);
     T* rows = reinterpret_cast<T*>(shared);
     T* cols = rows + STAGES * ROWS * STEP;
     const unsigned warp_row = warp_idx() / 4 * WARP_ROWS, warp_col = warp_idx() % 4 * WARP_COLS;
     const unsigned n_steps = (op.k + STEP - 1) / STEP;
+    TileFinder<ROWS, COLS> finder;
     Tile tile;
-    for (unsigned idx = blockIdx.x; find_tile(idx, offsets, n_experts, op.n, tile); idx += gridDim.x) {
+    for (unsigned idx = blockIdx.x; finder.find(idx, groups, op.n, tile); idx += gridDim.x) {
+        const Lines lines = lines_of(op, tile);
         const auto start = [&](unsigned step) {
-            const unsigned stage = step % STAGES;
-            if (step < n_steps) copy_step(op, tile, step, rows + stage * ROWS * STEP, cols + stage * COLS * STEP);
+            T* to_rows = rows + step % STAGES * ROWS * STEP;
+            T* to_cols = cols + step % STAGES * COLS * STEP;
+            if (step < n_steps) copy_step(op, tile.expert, lines, step, to_rows, to_cols);
             // Ended even if it is empty, so that the number of groups tells which is done.
             end_group();
         };
@@ -157,17 +177,18 @@ __device__ void grouped_gemm_of(const Operands<T>& op, const unsigned* offsets, 
         // Before the next tile's copies overwrite what others still read.
         wait_for_groups<0>();
         __syncthreads();
-        store_tile(sums, tile, warp_row, warp_col, bias, activation, op.n, out);
+        store_tile(sums, tile, warp_row, warp_col, finish, out);
     }
 }
 
-#define DEFINE(T)                                                                                   \
-    extern "C" __global__ void __launch_bounds__(THREADS) grouped_gemm_##T(                         \
-        const T* x, const T* weight, const float* bias, const unsigned* offsets,                    \
-        const unsigned* assignment, unsigned n_experts, unsigned top_k, unsigned n, unsigned k,     \
-        unsigned activation, T* out) {                                                              \
-        const Operands<T> op{x, weight, assignment, top_k, n, k};                                   \
-        grouped_gemm_of<T>(op, offsets, n_experts, bias, activation, out);                          \
+#define DEFINE(T)                                                                                     \
+    extern "C" __global__ void __launch_bounds__(THREADS) grouped_gemm_##T(                           \
+        const T* x, const T* weight, const float* bias, const unsigned* offsets,                      \
+        const unsigned* assignment, unsigned n_rows, unsigned n_experts, unsigned top_k, unsigned n,  \
+        unsigned k, unsigned activation, const T* times, const T* plus, T* out) {                     \
+        const Operands<T> op{x, weight, assignment, top_k, n, k};                                     \
+        const Groups groups{offsets, n_rows, n_experts};                                              \
+        grouped_gemm_of<T>(op, groups, Finish<T>{bias, activation, times, plus, n}, out);             \
     }
 DEFINE(bf16)
 DEFINE(f16)

@@ -23,6 +23,16 @@ __device__ inline bf16 from_float<bf16>(float x) { return __float2bfloat16_rn(x)
 template <>
 __device__ inline f16 from_float<f16>(float x) { return __float2half_rn(x); }
 
+// Two numbers rounded to a type of 16 bits, side by side.
+template <class T>
+__device__ unsigned pair_of(float low, float high) {
+    const T values[2] = {from_float<T>(low), from_float<T>(high)};
+    static_assert(sizeof(values) == sizeof(unsigned), "types of 16 bits alone");
+    unsigned pair;
+    memcpy(&pair, values, sizeof(pair));
+    return pair;
+}
+
 // Defines a kernel for each type from a template `name_of<T>`: name_f32, name_bf16, name_f16.
 #define FOR_EACH_TYPE(DEFINE) \
     DEFINE(f32, float)        \

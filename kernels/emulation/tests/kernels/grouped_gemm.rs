@@ -1,4 +1,4 @@
-//! Products of every expert's rows, on the tensor cores' instructions.
+//! Products of every expert's rows: on the tensor cores' instructions, and in f32 with plain multiply-adds.
 
 use std::ptr::null;
 
@@ -10,14 +10,20 @@ use crate::support::{Element, SEEDS, args, assert_near, numbers, rng, run};
 const SHARED_WORDS: usize = 98_304 / 4;
 
 /// Rows of each expert, and the shape of its matrix.
-struct Case {
-    n_rows: &'static [usize],
+struct Case<'a> {
+    n_rows: &'a [usize],
     n: usize,
     k: usize,
     /// Rows are gathered from tokens that have so many experts each.
     top_k: Option<usize>,
     has_bias: bool,
     activation: u32,
+    has_times: bool,
+    has_plus: bool,
+    /// What is added is overwritten by the result.
+    in_place: bool,
+    /// One group, without offsets.
+    is_dense: bool,
     n_blocks: usize,
 }
 
@@ -49,16 +55,20 @@ struct Operands<'a, T> {
     bias: &'a [f32],
     offsets: &'a [u32],
     assignment: &'a [u32],
+    times: &'a [T],
+    plus: &'a [T],
 }
 
 /// `[n_all, n]` in f64.
-fn expected<T: Element>(case: &Case, operands: &Operands<'_, T>) -> Vec<f64> {
+fn expected<T: Element>(case: &Case<'_>, operands: &Operands<'_, T>) -> Vec<f64> {
     let Operands {
         x,
         weight,
         bias,
         offsets,
         assignment,
+        times,
+        plus,
     } = operands;
     let Case { n, k, .. } = *case;
     let mut expected = Vec::new();
@@ -70,14 +80,22 @@ fn expected<T: Element>(case: &Case, operands: &Operands<'_, T>) -> Vec<f64> {
                 let pairs = x[row * k..][..k].iter().zip(&weight[col * k..][..k]);
                 let sum: f64 = pairs.map(|(x, w)| x.value() * w.value()).sum();
                 let bias = if case.has_bias { bias[col] } else { 0.0 };
-                expected.push(activate(sum + f64::from(bias), case.activation));
+                let mut value = activate(sum + f64::from(bias), case.activation);
+                let at = i * n + col - e * n;
+                if case.has_times {
+                    value *= times[at].value();
+                }
+                if case.has_plus {
+                    value += plus[at].value();
+                }
+                expected.push(value);
             }
         }
     }
     expected
 }
 
-fn check<T: Element>(case: &Case) {
+fn check<T: Element>(case: &Case<'_>) {
     let mut rng = rng(7);
     let (n_experts, n_all) = (case.n_rows.len(), case.n_rows.iter().sum::<usize>());
     let Case { n, k, .. } = *case;
@@ -85,12 +103,13 @@ fn check<T: Element>(case: &Case) {
     let x: Vec<T> = numbers(n_tokens.max(n_all) * k, &mut rng);
     let weight: Vec<T> = numbers(n_experts * n * k, &mut rng);
     let bias: Vec<f32> = numbers(n_experts * n, &mut rng);
+    let (times, plus): (Vec<T>, Vec<T>) =
+        (numbers(n_all * n, &mut rng), numbers(n_all * n, &mut rng));
     let mut offsets = vec![0_u32];
     for rows in case.n_rows {
         offsets.push(offsets[offsets.len() - 1] + *rows as u32);
     }
-    let top_k = case.top_k.unwrap_or(1);
-    let n_assignments = (n_tokens * top_k) as u32;
+    let n_assignments = (n_tokens * case.top_k.unwrap_or(1)) as u32;
     let assignment: Vec<u32> = (0..n_all)
         .map(|_| rng.random_range(0..n_assignments))
         .collect();
@@ -100,59 +119,98 @@ fn check<T: Element>(case: &Case) {
         bias: &bias,
         offsets: &offsets,
         assignment: &assignment,
+        times: &times,
+        plus: &plus,
     };
     let expected = expected(case, &operands);
-    let mut out = vec![T::of(77.0); n_all * n];
-    let (mut x_at, mut weight_at, mut offsets_at) = (x.as_ptr(), weight.as_ptr(), offsets.as_ptr());
-    let mut bias_at = if case.has_bias { bias.as_ptr() } else { null() };
-    let mut assignment_at = if case.top_k.is_some() {
-        assignment.as_ptr()
+    for seed in SEEDS {
+        let out = multiply(case, &operands, seed);
+        let name = T::NAME;
+        let what = format!("{name}, rows {:?}, n {n}, k {k}", case.n_rows);
+        // Beyond the last row nothing is written.
+        let beyond = &out[n_all * n..];
+        assert!(beyond.iter().all(|x| x.value() == 77.0), "{what}");
+        assert_near(&out[..n_all * n], &expected, k as f64, &what);
+    }
+}
+
+/// What the kernel makes of it, with one row more behind.
+fn multiply<T: Element>(case: &Case<'_>, operands: &Operands<'_, T>, seed: u64) -> Vec<T> {
+    let pointer = |is_there, to: *const T| if is_there { to } else { null() };
+    let n_all = case.n_rows.iter().sum::<usize>();
+    let mut out = vec![T::of(77.0); (n_all + 1) * case.n];
+    if case.in_place {
+        out[..n_all * case.n].copy_from_slice(operands.plus);
+    }
+    let mut out_at = out.as_mut_ptr();
+    let plus = if case.in_place {
+        out_at.cast_const()
+    } else {
+        operands.plus.as_ptr()
+    };
+    let mut plus_at = pointer(case.has_plus, plus);
+    let mut times_at = pointer(case.has_times, operands.times.as_ptr());
+    let (mut x_at, mut weight_at) = (operands.x.as_ptr(), operands.weight.as_ptr());
+    let mut bias_at = if case.has_bias {
+        operands.bias.as_ptr()
     } else {
         null()
     };
-    let (mut experts, mut per_token) = (n_experts as u32, top_k as u32);
-    let (mut cols, mut depth, mut activation) = (n as u32, k as u32, case.activation);
-    let mut out_at = out.as_mut_ptr();
+    let mut offsets_at = if case.is_dense {
+        null()
+    } else {
+        operands.offsets.as_ptr()
+    };
+    let is_gathered = case.top_k.is_some();
+    let mut assignment_at = if is_gathered {
+        operands.assignment.as_ptr()
+    } else {
+        null()
+    };
+    // With offsets nobody looks at the number of rows.
+    let mut rows = if case.is_dense { n_all as u32 } else { 1 << 20 };
+    let (mut experts, mut top_k) = (case.n_rows.len() as u32, case.top_k.unwrap_or(1) as u32);
+    let (mut cols, mut depth) = (case.n as u32, case.k as u32);
+    let mut activation = case.activation;
     let mut args = args![
         x_at,
         weight_at,
         bias_at,
         offsets_at,
         assignment_at,
+        rows,
         experts,
-        per_token,
+        top_k,
         cols,
         depth,
         activation,
+        times_at,
+        plus_at,
         out_at
     ];
     let name = format!("grouped_gemm_{}", T::NAME);
-    for seed in SEEDS {
-        run(
-            &name,
-            [case.n_blocks, 1],
-            256,
-            SHARED_WORDS,
-            seed,
-            &mut args,
-        );
-        let what = format!("{name}, rows {:?}, n {n}, k {k}", case.n_rows);
-        assert_near(&out, &expected, k as f64, &what);
-    }
+    let shared = if T::NAME == "f32" { 0 } else { SHARED_WORDS };
+    run(&name, [case.n_blocks, 1], 256, shared, seed, &mut args);
+    out
 }
 
-fn check_all(case: &Case) {
+fn check_all(case: &Case<'_>) {
     check::<bf16>(case);
     check::<f16>(case);
+    check::<f32>(case);
 }
 
-const PLAIN: Case = Case {
+const PLAIN: Case<'_> = Case {
     n_rows: &[1],
     n: 1,
     k: 8,
     top_k: None,
     has_bias: false,
     activation: 0,
+    has_times: false,
+    has_plus: false,
+    in_place: false,
+    is_dense: false,
     n_blocks: 1,
 };
 
@@ -189,7 +247,95 @@ fn rows_are_gathered_and_finished() {
             has_bias: true,
             activation,
             n_blocks: 3,
+            ..PLAIN
         });
+    }
+}
+
+#[test]
+fn results_are_multiplied_and_added_to() {
+    for (n, has_times, has_plus, in_place) in [
+        (21, true, false, false),
+        (22, false, true, false),
+        (21, true, true, false),
+        (22, true, true, true),
+        (21, false, true, true),
+    ] {
+        check_all(&Case {
+            n_rows: &[3, 0, 30],
+            n,
+            k: 24,
+            has_bias: true,
+            activation: 4,
+            has_times,
+            has_plus,
+            in_place,
+            n_blocks: 2,
+            ..PLAIN
+        });
+    }
+}
+
+#[test]
+fn a_dense_layer_is_one_group() {
+    for (n_rows, n, k, n_blocks) in [(&[0][..], 3, 8, 2), (&[67], 65, 72, 9), (&[131], 4, 16, 1)] {
+        check_all(&Case {
+            n_rows,
+            n,
+            k,
+            has_bias: true,
+            has_plus: true,
+            is_dense: true,
+            n_blocks,
+            ..PLAIN
+        });
+    }
+}
+
+#[test]
+fn many_experts_are_passed_on_the_way() {
+    // Tiles of the first, the last and of experts between, 32 of which are looked at together.
+    let mut n_rows = [0_usize; 100];
+    for (e, n) in [
+        (0, 1),
+        (31, 2),
+        (32, 65),
+        (33, 1),
+        (63, 3),
+        (98, 5),
+        (99, 2),
+    ] {
+        n_rows[e] = n;
+    }
+    for n_blocks in [1, 3, 40] {
+        check_all(&Case {
+            n_rows: &n_rows,
+            n: 3,
+            k: 8,
+            n_blocks,
+            ..PLAIN
+        });
+    }
+}
+
+#[test]
+fn sums_in_f32_take_any_shape() {
+    for (n_rows, n, k) in [
+        (&[2][..], 1, 1),
+        (&[64, 0, 65], 66, 31),
+        (&[5, 3], 7, 33),
+        (&[1], 130, 67),
+    ] {
+        for top_k in [None, Some(3)] {
+            check::<f32>(&Case {
+                n_rows,
+                n,
+                k,
+                top_k,
+                n_blocks: 2,
+                ..PLAIN
+            });
+        }
     }
 }
 

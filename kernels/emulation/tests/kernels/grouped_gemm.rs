@@ -1,11 +1,9 @@
 //! Products of every expert's rows: on the tensor cores' instructions, and in f32 with plain multiply-adds.
 
-use std::ptr::null;
-
 use half::{bf16, f16};
 use rand::RngExt;
 
-use crate::support::{Element, SEEDS, args, assert_near, numbers, rng, run};
+use crate::support::{Element, SEEDS, args, assert_near, numbers, pointer, rng, run};
 
 const SHARED_WORDS: usize = 98_304 / 4;
 
@@ -136,37 +134,19 @@ fn check<T: Element>(case: &Case<'_>) {
 
 /// What the kernel makes of it, with one row more behind.
 fn multiply<T: Element>(case: &Case<'_>, operands: &Operands<'_, T>, seed: u64) -> Vec<T> {
-    let pointer = |is_there, to: *const T| if is_there { to } else { null() };
     let n_all = case.n_rows.iter().sum::<usize>();
     let mut out = vec![T::of(77.0); (n_all + 1) * case.n];
     if case.in_place {
         out[..n_all * case.n].copy_from_slice(operands.plus);
     }
     let mut out_at = out.as_mut_ptr();
-    let plus = if case.in_place {
-        out_at.cast_const()
-    } else {
-        operands.plus.as_ptr()
-    };
-    let mut plus_at = pointer(case.has_plus, plus);
-    let mut times_at = pointer(case.has_times, operands.times.as_ptr());
+    let apart = pointer(case.has_plus, operands.plus).cast_mut();
+    let mut plus_at = if case.in_place { out_at } else { apart };
+    let mut times_at = pointer(case.has_times, operands.times);
     let (mut x_at, mut weight_at) = (operands.x.as_ptr(), operands.weight.as_ptr());
-    let mut bias_at = if case.has_bias {
-        operands.bias.as_ptr()
-    } else {
-        null()
-    };
-    let mut offsets_at = if case.is_dense {
-        null()
-    } else {
-        operands.offsets.as_ptr()
-    };
-    let is_gathered = case.top_k.is_some();
-    let mut assignment_at = if is_gathered {
-        operands.assignment.as_ptr()
-    } else {
-        null()
-    };
+    let mut bias_at = pointer(case.has_bias, operands.bias);
+    let mut offsets_at = pointer(!case.is_dense, operands.offsets);
+    let mut assignment_at = pointer(case.top_k.is_some(), operands.assignment);
     // With offsets nobody looks at the number of rows.
     let mut rows = if case.is_dense { n_all as u32 } else { 1 << 20 };
     let (mut experts, mut top_k) = (case.n_rows.len() as u32, case.top_k.unwrap_or(1) as u32);

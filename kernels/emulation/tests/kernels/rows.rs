@@ -1,13 +1,17 @@
-//! Embedding, residual and norm, the weighted sum over experts, pooling.
+//! What is computed row by row: embedding, residual and norm, the weighted sum over experts, rotary positions,
+//! pooling.
 
-use std::ptr::{null, null_mut};
+use std::ffi::c_void;
 
 use half::{bf16, f16};
 use rand::RngExt;
+use rand::rngs::ChaCha8Rng;
 
-use crate::support::{Element, SEEDS, args, assert_near, numbers, rng, run};
+use crate::support::{Element, SEEDS, args, assert_near, numbers, pointer, rng, run};
 
-const SHAPES: [(usize, usize); 6] = [(1, 1), (3, 7), (8, 32), (9, 33), (5, 130), (17, 384)];
+// The last is wider than what a warp keeps of a row.
+const SHAPES: [(usize, usize); 6] = [(1, 1), (3, 7), (8, 32), (9, 33), (17, 130), (2, 1091)];
+const FACTOR: f32 = -1.5;
 const EPS: f32 = 1e-5;
 
 /// `norm(row)` in f64.
@@ -25,45 +29,135 @@ fn norm(row: &[f64], weight: &[f32], bias: Option<&[f32]>, is_rms: bool) -> Vec<
     row.iter().enumerate().map(of).collect()
 }
 
-fn norms_of<T: Element>() {
-    let mut rng = rng(3);
-    for (n_tokens, width) in SHAPES {
-        let (x, y): (Vec<T>, Vec<T>) = (
-            numbers(n_tokens * width, &mut rng),
-            numbers(n_tokens * width, &mut rng),
-        );
-        let (weight, bias): (Vec<f32>, Vec<f32>) =
-            (numbers(width, &mut rng), numbers(width, &mut rng));
-        for case in 0..8 {
-            let (has_y, has_norm, is_rms) = (case & 1 > 0, case & 2 > 0, case & 4 > 0);
-            let sums: Vec<f64> = (x.iter().zip(&y))
-                .map(|(x, y)| x.value() + if has_y { y.value() } else { 0.0 })
-                .collect();
-            let rows = sums.chunks(width).flat_map(|row| match has_norm {
-                true => norm(row, &weight, (!is_rms).then_some(&bias[..]), is_rms),
-                false => row.to_vec(),
-            });
-            let expected: Vec<f64> = rows.collect();
-            // In place: the sum takes the place of x.
-            let mut sum = x.clone();
-            let mut out = vec![T::of(77.0); n_tokens * width];
-            let mut x_at = sum.as_ptr();
-            let mut y_at = if has_y { y.as_ptr() } else { null() };
-            let mut weight_at = if has_norm { weight.as_ptr() } else { null() };
-            let mut bias_at = if is_rms { null() } else { bias.as_ptr() };
-            let (mut eps, mut rms) = (EPS, u32::from(is_rms));
-            let (mut tokens, mut cols) = (n_tokens as u32, width as u32);
-            let (mut sum_at, mut out_at) = (sum.as_mut_ptr(), out.as_mut_ptr());
-            let mut args = args![
-                x_at, y_at, weight_at, bias_at, eps, rms, tokens, cols, sum_at, out_at
-            ];
-            let name = format!("norm_{}", T::NAME);
-            run(&name, [n_tokens.div_ceil(4), 1], 128, 0, case, &mut args);
-            let what = format!("{name} {n_tokens} x {width}, case {case}");
-            assert_near(&out, &expected, 10.0, &what);
-            assert_near(&sum, &sums, 1.0, &what);
+/// `norm(row)` of each row; `norm` says with what: nothing, mean and bias, or neither.
+fn normed(
+    sums: &[f64],
+    width: usize,
+    weight: &[f32],
+    bias: &[f32],
+    norm_rule: NormRule,
+) -> Vec<f64> {
+    let rows = sums.chunks(width).flat_map(|row| match norm_rule {
+        NormRule::None => row.to_vec(),
+        NormRule::Layer => norm(row, weight, Some(bias), false),
+        NormRule::Rms => norm(row, weight, None, true),
+    });
+    rows.collect()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum NormRule {
+    None,
+    Layer,
+    Rms,
+}
+
+const NORM_RULES: [NormRule; 3] = [NormRule::None, NormRule::Layer, NormRule::Rms];
+
+/// What a kernel is given of a norm.
+struct NormArgs {
+    weight: *const f32,
+    bias: *const f32,
+    eps: f32,
+    is_rms: u32,
+}
+
+impl NormArgs {
+    fn new(rule: NormRule, weight: &[f32], bias: &[f32]) -> Self {
+        Self {
+            weight: pointer(rule != NormRule::None, weight),
+            bias: pointer(rule == NormRule::Layer, bias),
+            eps: EPS,
+            is_rms: u32::from(rule == NormRule::Rms),
         }
     }
+}
+
+/// Launches with a block more than there are tokens for.
+fn run_rows<T: Element>(name: &str, n_tokens: usize, seed: u64, args: &mut [*mut c_void]) {
+    let name = format!("{name}_{}", T::NAME);
+    let grid = [n_tokens.div_ceil(8) + 1, 1];
+    run(&name, grid, 256, 0, seed, args);
+}
+
+/// That rows are near what is expected, and that what lies behind them is as it was.
+#[track_caller]
+fn assert_rows<T: Element>(out: &[T], expected: &[f64], size: f64, what: &str) {
+    let (rows, behind) = out.split_at(expected.len());
+    assert_near(rows, expected, size, &format!("{} {what}", T::NAME));
+    assert!(behind.iter().all(|x| x.value() == 77.0), "{what}, behind");
+}
+
+/// Rows behind the last token: as many as a block has.
+const BEHIND: usize = 8;
+
+fn room<T: Element>(n_tokens: usize, width: usize) -> Vec<T> {
+    vec![T::of(77.0); (n_tokens + BEHIND) * width]
+}
+
+fn norms_of<T: Element>() {
+    let mut rng = rng(3);
+    for (shape, rule, has_y, has_bias) in cases() {
+        let (n_tokens, width) = shape;
+        let n = n_tokens * width;
+        let (x, y): (Vec<T>, Vec<T>) = (numbers(n, &mut rng), numbers(n, &mut rng));
+        let [bias, weight, norm_bias] = [(); 3].map(|()| numbers::<f32>(width, &mut rng));
+        let sum = |at: usize| {
+            let y = if has_y { y[at].value() } else { 0.0 };
+            let bias = if has_bias { bias[at % width] } else { 0.0 };
+            f64::from(FACTOR) * x[at].value() + y + f64::from(bias)
+        };
+        let sums: Vec<f64> = (0..n).map(sum).collect();
+        let expected = normed(&sums, width, &weight, &norm_bias, rule);
+        // Apart, in place of x, in place of y.
+        for place in 0..if has_y { 3 } else { 2 } {
+            let mut out = room(n_tokens, width);
+            if place > 0 {
+                out[..n].copy_from_slice(if place == 1 { &x } else { &y });
+            }
+            let mut out_at = out.as_mut_ptr();
+            let mut x_at = if place == 1 {
+                out_at
+            } else {
+                x.as_ptr().cast_mut()
+            };
+            let mut y_at = if place == 2 {
+                out_at
+            } else {
+                pointer(has_y, &y).cast_mut()
+            };
+            let mut factor = FACTOR;
+            let mut bias_at = pointer(has_bias, &bias);
+            let mut norm = NormArgs::new(rule, &weight, &norm_bias);
+            let (mut tokens, mut cols) = (n_tokens as u32, width as u32);
+            let mut args = args![
+                x_at,
+                factor,
+                y_at,
+                bias_at,
+                norm.weight,
+                norm.bias,
+                norm.eps,
+                norm.is_rms,
+                tokens,
+                cols,
+                out_at
+            ];
+            run_rows::<T>("norm", n_tokens, SEEDS[place], &mut args);
+            let what = format!("{shape:?} {rule:?}, place {place}");
+            assert_rows(&out, &expected, 20.0, &what);
+        }
+    }
+}
+
+/// Shapes, norms, and two things that may be missing.
+fn cases() -> impl Iterator<Item = ((usize, usize), NormRule, bool, bool)> {
+    SHAPES.into_iter().flat_map(|shape| {
+        NORM_RULES.into_iter().flat_map(move |rule| {
+            [(false, false), (false, true), (true, false), (true, true)]
+                .map(|(a, b)| (shape, rule, a, b))
+        })
+    })
 }
 
 #[test]
@@ -76,56 +170,68 @@ fn sums_are_normalised() {
 fn embeddings_of<T: Element>() {
     const N_ROWS: usize = 11;
     let mut rng = rng(4);
-    for (n_tokens, width) in SHAPES {
+    for (shape, rule, is_first_exact, is_second_exact) in cases() {
+        let (n_tokens, width) = shape;
+        let is_exact = [is_first_exact, is_second_exact, !is_first_exact];
         let tables: [Vec<T>; 3] = [(); 3].map(|()| numbers(N_ROWS * width, &mut rng));
+        let exact: [Vec<f32>; 3] = [(); 3].map(|()| numbers(N_ROWS * width, &mut rng));
         let idx = [(); 3].map(|()| {
             let rows = (0..n_tokens).map(|_| rng.random_range(0..N_ROWS as u32));
             rows.collect::<Vec<_>>()
         });
         let scales = [2.5_f32, 1.0, -0.5];
-        let (weight, bias): (Vec<f32>, Vec<f32>) =
-            (numbers(width, &mut rng), numbers(width, &mut rng));
+        let [weight, norm_bias] = [(); 2].map(|()| numbers::<f32>(width, &mut rng));
         for n_tables in 1..=3 {
             let value = |at: usize| {
-                let (token, i) = (at / width, at % width);
                 let of = |j: usize| {
-                    f64::from(scales[j]) * tables[j][idx[j][token] as usize * width + i].value()
+                    let from = idx[j][at / width] as usize * width + at % width;
+                    let x = if is_exact[j] {
+                        exact[j][from].value()
+                    } else {
+                        tables[j][from].value()
+                    };
+                    f64::from(scales[j]) * x
                 };
                 (0..n_tables).map(of).sum::<f64>()
             };
             let sums: Vec<f64> = (0..n_tokens * width).map(value).collect();
-            let rows = sums
-                .chunks(width)
-                .flat_map(|row| norm(row, &weight, Some(&bias), false));
-            let expected: Vec<f64> = rows.collect();
-            let mut out = vec![T::of(77.0); n_tokens * width];
+            let expected = normed(&sums, width, &weight, &norm_bias, rule);
+            let mut out = room::<T>(n_tokens, width);
             let mut table = [0, 1, 2].map(|j| {
-                if j < n_tables {
-                    tables[j].as_ptr()
-                } else {
-                    null()
-                }
+                let rows = pointer(j < n_tables, &tables[j]).cast::<c_void>();
+                let of_f32 = pointer(j < n_tables, &exact[j]).cast();
+                if is_exact[j] { of_f32 } else { rows }
             });
+            let mut exact = is_exact.map(u32::from);
             let mut row = [0, 1, 2].map(|j: usize| idx[j].as_ptr());
             let mut scale = scales;
-            let (mut weight_at, mut bias_at) = (weight.as_ptr(), bias.as_ptr());
-            let (mut eps, mut rms) = (EPS, 0_u32);
+            let mut norm = NormArgs::new(rule, &weight, &norm_bias);
             let (mut tokens, mut cols) = (n_tokens as u32, width as u32);
             let mut out_at = out.as_mut_ptr();
             let mut args = args![
-                table[0], row[0], scale[0], table[1], row[1], scale[1], table[2], row[2], scale[2],
-                weight_at, bias_at, eps, rms, tokens, cols, out_at
+                table[0],
+                exact[0],
+                row[0],
+                scale[0],
+                table[1],
+                exact[1],
+                row[1],
+                scale[1],
+                table[2],
+                exact[2],
+                row[2],
+                scale[2],
+                norm.weight,
+                norm.bias,
+                norm.eps,
+                norm.is_rms,
+                tokens,
+                cols,
+                out_at
             ];
-            let name = format!("embed_{}", T::NAME);
-            for seed in SEEDS {
-                run(&name, [n_tokens.div_ceil(4), 1], 128, 0, seed, &mut args);
-                assert_near(
-                    &out,
-                    &expected,
-                    20.0,
-                    &format!("{name} {n_tokens} x {width} of {n_tables}"),
-                );
-            }
+            run_rows::<T>("embed", n_tokens, SEEDS[n_tables - 1], &mut args);
+            let what = format!("{shape:?} {rule:?} of {n_tables}");
+            assert_rows(&out, &expected, 20.0, &what);
         }
     }
 }
@@ -137,43 +243,78 @@ fn rows_of_tables_are_added_and_normalised() {
     embeddings_of::<f16>();
 }
 
+/// Rows of any order, some dropped.
+fn places(n: usize, rng: &mut ChaCha8Rng) -> Vec<u32> {
+    let draw = |_| match rng.random_range(0..4) {
+        0 => u32::MAX,
+        _ => rng.random_range(0..n as u32),
+    };
+    (0..n).map(draw).collect()
+}
+
 fn combinations_of<T: Element>() {
     let mut rng = rng(5);
-    for (n_tokens, width) in SHAPES {
-        for top_k in [1, 2, 3] {
-            let n_rows = n_tokens * top_k;
-            let y: Vec<T> = numbers(n_rows * width, &mut rng);
-            let weight: Vec<f32> = numbers(n_rows, &mut rng);
-            let place: Vec<u32> = (0..n_rows)
-                .map(|_| match rng.random_range(0..4) {
-                    0 => u32::MAX,
-                    _ => rng.random_range(0..n_rows as u32),
-                })
-                .collect();
-            let value = |at: usize| {
-                let (token, i) = (at / width, at % width);
-                let of = |a: usize| match place[a] {
-                    u32::MAX => 0.0,
-                    row => f64::from(weight[a]) * y[row as usize * width + i].value(),
-                };
-                (token * top_k..(token + 1) * top_k).map(of).sum::<f64>()
+    for ((shape, rule, has_residual, has_bias), top_k) in
+        cases().zip([1, 2, 3, 5, 2].iter().copied().cycle())
+    {
+        let (n_tokens, width) = shape;
+        let (n, n_rows) = (n_tokens * width, n_tokens * top_k);
+        let (y, residual): (Vec<T>, Vec<T>) =
+            (numbers(n_rows * width, &mut rng), numbers(n, &mut rng));
+        let gate: Vec<f32> = numbers(n_rows, &mut rng);
+        let [bias, weight, norm_bias] = [(); 3].map(|()| numbers::<f32>(width, &mut rng));
+        let place = places(n_rows, &mut rng);
+        let sum = |at: usize| {
+            let (token, i) = (at / width, at % width);
+            let of = |a: usize| match place[a] {
+                u32::MAX => 0.0,
+                row => f64::from(gate[a]) * y[row as usize * width + i].value(),
             };
-            let expected: Vec<f64> = (0..n_tokens * width).map(value).collect();
-            let mut out = vec![T::of(77.0); n_tokens * width];
-            let (mut y_at, mut place_at, mut weight_at) =
-                (y.as_ptr(), place.as_ptr(), weight.as_ptr());
-            let (mut k, mut cols, mut out_at) = (top_k as u32, width as u32, out.as_mut_ptr());
-            let mut args = args![y_at, place_at, weight_at, k, cols, out_at];
-            let name = format!("combine_{}", T::NAME);
-            for seed in SEEDS {
-                run(&name, [n_tokens, 2], 64, 0, seed, &mut args);
-                assert_near(
-                    &out,
-                    &expected,
-                    10.0,
-                    &format!("{name} {n_tokens} x {width}, top {top_k}"),
-                );
+            let sum: f64 = (token * top_k..(token + 1) * top_k).map(of).sum();
+            let residual = if has_residual {
+                residual[at].value()
+            } else {
+                0.0
+            };
+            let bias = if has_bias { bias[i] } else { 0.0 };
+            f64::from(FACTOR) * sum + residual + f64::from(bias)
+        };
+        let sums: Vec<f64> = (0..n).map(sum).collect();
+        let expected = normed(&sums, width, &weight, &norm_bias, rule);
+        for seed in SEEDS {
+            let mut out = room(n_tokens, width);
+            // Once in place.
+            let in_place = has_residual && seed == SEEDS[0];
+            if in_place {
+                out[..n].copy_from_slice(&residual);
             }
+            let mut out_at = out.as_mut_ptr();
+            let apart = pointer(has_residual, &residual).cast_mut();
+            let mut residual_at = if in_place { out_at } else { apart };
+            let (mut y_at, mut place_at, mut gate_at) = (y.as_ptr(), place.as_ptr(), gate.as_ptr());
+            let (mut k, mut factor, mut bias_at) = (top_k as u32, FACTOR, pointer(has_bias, &bias));
+            let mut norm = NormArgs::new(rule, &weight, &norm_bias);
+            let (mut tokens, mut cols) = (n_tokens as u32, width as u32);
+            let mut args = args![
+                y_at,
+                place_at,
+                gate_at,
+                k,
+                factor,
+                residual_at,
+                bias_at,
+                norm.weight,
+                norm.bias,
+                norm.eps,
+                norm.is_rms,
+                tokens,
+                cols,
+                out_at
+            ];
+            run_rows::<T>("combine", n_tokens, seed, &mut args);
+            let what = format!("{shape:?} {rule:?}, top {top_k}");
+            // A row of almost equal numbers is blown up by its norm.
+            assert_rows(&out, &expected, 50.0, &what);
         }
     }
 }
@@ -183,6 +324,63 @@ fn what_experts_say_is_added_by_weight() {
     combinations_of::<f32>();
     combinations_of::<bf16>();
     combinations_of::<f16>();
+}
+
+fn rotations_of<T: Element>() {
+    let mut rng = rng(11);
+    for (n_tokens, n_heads, head_dim, dim) in [
+        (1, 1, 2, 2),
+        (9, 3, 6, 4),
+        (17, 2, 64, 64),
+        (3, 1, 200, 130),
+        (2, 2, 5, 0),
+    ] {
+        let width = 3 * n_heads * head_dim;
+        let x: Vec<T> = numbers(n_tokens * width, &mut rng);
+        let position: Vec<u32> = (0..n_tokens).map(|_| rng.random_range(0..600)).collect();
+        let half = dim / 2;
+        let frequency: Vec<f32> = (0..half)
+            .map(|i| 10_000_f32.powf(-(i as f32) / half as f32))
+            .collect();
+        let mut expected: Vec<f64> = x.iter().map(|x| x.value()).collect();
+        for (token, row) in expected.chunks_mut(width).enumerate() {
+            for head in row[..2 * n_heads * head_dim].chunks_mut(head_dim) {
+                for (i, frequency) in frequency.iter().enumerate() {
+                    // As the host's rounding of the angle has it.
+                    let (sin, cos) = f64::from(position[token] as f32 * frequency).sin_cos();
+                    let (a, b) = (head[i], head[i + half]);
+                    (head[i], head[i + half]) = (a * cos - b * sin, b * cos + a * sin);
+                }
+            }
+        }
+        for seed in SEEDS {
+            let mut qkv = room(n_tokens, width);
+            qkv[..x.len()].copy_from_slice(&x);
+            let (mut qkv_at, mut position_at) = (qkv.as_mut_ptr(), position.as_ptr());
+            let (mut frequency_at, mut tokens) = (frequency.as_ptr(), n_tokens as u32);
+            let (mut heads, mut of_head, mut turned) =
+                (n_heads as u32, head_dim as u32, dim as u32);
+            let mut args = args![
+                qkv_at,
+                position_at,
+                frequency_at,
+                tokens,
+                heads,
+                of_head,
+                turned
+            ];
+            run_rows::<T>("rotary", n_tokens, seed, &mut args);
+            let what = format!("{n_tokens} tokens, {dim} of {head_dim}");
+            assert_rows(&qkv, &expected, 0.5, &what);
+        }
+    }
+}
+
+#[test]
+fn queries_and_keys_are_turned_by_their_positions() {
+    rotations_of::<f32>();
+    rotations_of::<bf16>();
+    rotations_of::<f16>();
 }
 
 fn pools_of<T: Element>() {
@@ -230,21 +428,4 @@ fn sequences_become_one_vector() {
     pools_of::<f32>();
     pools_of::<bf16>();
     pools_of::<f16>();
-}
-
-#[test]
-fn nothing_is_kept_where_nobody_needs_it() {
-    let x = [3.0_f32, 4.0];
-    let mut out = [0.0_f32; 2];
-    let weight = [1.0_f32; 2];
-    let (mut x_at, mut y_at, mut weight_at) = (x.as_ptr(), null::<f32>(), weight.as_ptr());
-    let (mut bias_at, mut eps, mut rms) = (null::<f32>(), 0.0_f32, 1_u32);
-    let (mut tokens, mut cols) = (1_u32, 2_u32);
-    let (mut sum_at, mut out_at) = (null_mut::<f32>(), out.as_mut_ptr());
-    let mut args = args![
-        x_at, y_at, weight_at, bias_at, eps, rms, tokens, cols, sum_at, out_at
-    ];
-    run("norm_f32", [1, 1], 32, 0, 1, &mut args);
-    let root = 12.5_f32.sqrt();
-    assert!((out[0] - 3.0 / root).abs() < 1e-6 && (out[1] - 4.0 / root).abs() < 1e-6);
 }

@@ -1,6 +1,7 @@
 //! Launching a kernel on slices.
 
 use std::ffi::c_void;
+use std::ptr::null;
 
 use half::{bf16, f16};
 use moeshard_emulation::{Launch, launch};
@@ -65,6 +66,11 @@ pub(crate) fn rng(seed: u64) -> ChaCha8Rng {
 /// Numbers in −2..2.
 pub(crate) fn numbers<T: Element>(n: usize, rng: &mut ChaCha8Rng) -> Vec<T> {
     (0..n).map(|_| T::of(rng.random_range(-2.0..2.0))).collect()
+}
+
+/// A pointer to numbers, or none.
+pub(crate) fn pointer<T>(is_there: bool, to: &[T]) -> *const T {
+    if is_there { to.as_ptr() } else { null() }
 }
 
 /// Warps abreast; one after another, copies as late as they may; the same, copies at once.

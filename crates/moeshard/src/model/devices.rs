@@ -17,6 +17,16 @@ pub enum DeviceKind {
     Cpu,
 }
 
+impl DeviceKind {
+    /// The name of the kernels that run on it.
+    #[must_use]
+    pub fn kernels(self) -> String {
+        match self {
+            Self::Cpu => Isa::detect().to_string(),
+        }
+    }
+}
+
 impl fmt::Display for DeviceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -48,7 +58,7 @@ pub(super) fn start(
 }
 
 /// Ranks on the cores of this machine, on threads that the system places.
-fn cpu_ranks(model: &Model, compute: &ComputeConfig) -> CpuRanks {
+pub(crate) fn cpu_ranks(model: &Model, compute: &ComputeConfig) -> CpuRanks {
     CpuRanks {
         dtype: dtype(model, compute),
         n_threads: compute.n_threads,

@@ -14,5 +14,6 @@ mod open;
 pub use args::{ComputeArgs, HeadArgs, ModelArgs};
 pub use config::{ComputeConfig, ModelConfig, Source};
 pub use devices::DeviceKind;
+pub(crate) use devices::cpu_ranks;
 pub use load::{Loaded, describe, dtype, load};
 pub use open::{Opened, open};

@@ -8,7 +8,7 @@ use moeshard_batcher::{
 };
 use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::Strategy;
-use moeshard_engine::{CpuEngine, EngineConfig};
+use moeshard_engine::{CpuRanks, Layout, RankEngine};
 use moeshard_tensor::cpu::Isa;
 use moeshard_tensor::dtype::DType;
 
@@ -33,16 +33,19 @@ impl Service {
     /// If it cannot be started.
     pub fn start(folder: &std::path::Path, n_ranks: usize, dtype: DType) -> Self {
         let model = Arc::new(Model::open(folder).expect("model"));
-        let config = EngineConfig {
+        let layout = Layout {
             n_ranks,
             strategy: Strategy::Sharded,
+            sequence_capacity: None,
+        };
+        let cores = CpuRanks {
             dtype,
             n_threads: std::thread::available_parallelism().map_or(1, usize::from),
             binds_threads: false,
-            sequence_capacity: None,
             isa: Isa::detect(),
         };
-        let engine = CpuEngine::start(&model, config, &(Arc::new(|_| {}) as _)).expect("engine");
+        let progress = Arc::new(|_| {}) as _;
+        let engine = RankEngine::start(&model, layout, cores, &progress).expect("engine");
         let tokenizer = model.tokenizer_json.as_deref().expect("tokenizer.json");
         let info = ModelInfo {
             d_model: model.spec.d_model,

@@ -22,11 +22,11 @@ pub struct Layout {
     pub n_ranks: usize,
     /// How experts are laid out.
     pub strategy: Strategy,
-    /// Which kernels.
+    /// Which kernels of the CPU.
     pub isa: Isa,
     /// In which weights are kept.
     pub dtype: DType,
-    /// Threads of each rank.
+    /// Threads of each rank, on the CPU.
     pub n_threads: usize,
     /// Tokens that an expert takes from a sequence.
     pub sequence_capacity: Option<usize>,
@@ -83,9 +83,9 @@ pub fn run_imposed(
     sequences: &[Vec<u32>],
     routings: &[Vec<Routing>],
 ) -> (Vec<Run>, Vec<DeviceStats>) {
-    let impose = |cpu, seqs: &[usize]| {
+    let impose = |end, seqs: &[usize]| {
         let mine: Vec<_> = seqs.iter().map(|&s| routings[s].as_slice()).collect();
-        Imposed::new(cpu, &mine)
+        Imposed::new(cpu(layout, end), &mine)
     };
     let ends = ends(layout.n_ranks);
     run_on(spec, checkpoint, layout, sequences, ends, &impose)
@@ -102,10 +102,12 @@ pub fn run_over(
     sequences: &[Vec<u32>],
     ends: Vec<Box<dyn Collective>>,
 ) -> (Vec<Run>, Vec<DeviceStats>) {
-    run_on(spec, checkpoint, layout, sequences, ends, &|cpu, _| cpu)
+    let make = |end, _: &[usize]| cpu(layout, end);
+    run_on(spec, checkpoint, layout, sequences, ends, &make)
 }
 
-fn ends(n_ranks: usize) -> Vec<Box<dyn Collective>> {
+/// One end for each rank of a world of threads.
+pub fn ends(n_ranks: usize) -> Vec<Box<dyn Collective>> {
     match n_ranks {
         1 => vec![Box::new(Solo)],
         n => in_process(n, Duration::from_secs(300))
@@ -115,14 +117,18 @@ fn ends(n_ranks: usize) -> Vec<Box<dyn Collective>> {
     }
 }
 
-/// Runs on devices that `device` makes of each rank's own and the sequences that the rank gets.
-fn run_on<D: Device>(
+/// As [`run_over`], on devices that `make` makes of a rank's end and the sequences that the rank
+/// gets. A device stays on the thread that it was made on.
+///
+/// # Panics
+/// If a rank fails.
+pub fn run_on<D: Device>(
     spec: &EncoderSpec,
     checkpoint: &Checkpoint,
     layout: Layout,
     sequences: &[Vec<u32>],
     ends: Vec<Box<dyn Collective>>,
-    device: &(impl Fn(CpuDevice, &[usize]) -> D + Sync),
+    make: &(impl Fn(Box<dyn Collective>, &[usize]) -> D + Sync),
 ) -> (Vec<Run>, Vec<DeviceStats>) {
     let lengths: Vec<_> = sequences.iter().map(Vec::len).collect();
     let placed = place(&lengths, layout.n_ranks);
@@ -145,7 +151,7 @@ fn run_on<D: Device>(
                         rank: end.rank(),
                         world_size: layout.n_ranks,
                     };
-                    let device = device(cpu(layout, end), seqs);
+                    let device = make(end, seqs);
                     let capacity = layout.sequence_capacity;
                     let encoder = Encoder::load(device, spec, checkpoint, plan, capacity, &|_| {});
                     let encoder = encoder.unwrap_or_else(|e| panic!("cannot load: {e}"));

@@ -1,12 +1,16 @@
 //! Runs packed batches on one or more ranks.
 //!
 //! In reading order: [`placement`] deals sequences out to ranks; `rank` is a thread that owns a
-//! device and its part of the model; [`CpuEngine`] starts the ranks and implements the batcher's
-//! port; [`output`] makes answers of pooled vectors and logits.
+//! device and its part of the model; [`RankEngine`] starts the ranks and implements the batcher's
+//! port; [`output`] makes answers of pooled vectors and logits. Nothing of this knows which device
+//! a rank has: a [`DeviceMaker`] makes it, [`CpuRanks`] on the cores of this machine.
 
-mod cpu_engine;
+mod cpu;
+mod engine;
 pub mod output;
 pub mod placement;
 mod rank;
 
-pub use cpu_engine::{CpuEngine, EngineConfig, StartError};
+pub use cpu::CpuRanks;
+pub use engine::{Layout, RankEngine, StartError};
+pub use rank::DeviceMaker;

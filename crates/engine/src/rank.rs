@@ -1,7 +1,7 @@
 //! One rank: a thread that owns a device and its part of the model.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use moeshard_batcher::Task;
@@ -11,8 +11,7 @@ use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::ShardPlan;
 use moeshard_encoder::spec::ProblemType;
 use moeshard_tensor::collective::Collective;
-use moeshard_tensor::cpu::{Counters, CpuConfig, CpuDevice};
-use moeshard_tensor::device::Pooling;
+use moeshard_tensor::device::{Device, DeviceError, DeviceStats, Pooling};
 
 use crate::output::finish;
 
@@ -32,71 +31,72 @@ pub(crate) struct RankJob {
 /// One row per sequence of the job.
 pub(crate) type RankAnswer = Result<Vec<Vec<f32>>, EncoderError>;
 
+/// Makes the device of each rank.
+///
+/// A device need not be [`Send`]: it is made, used and dropped on the thread of its rank.
+pub trait DeviceMaker: Send + Sync + 'static {
+    /// What a rank computes with.
+    type Device: Device;
+
+    /// Makes the device of the rank that `collective` is an end of. Called on the rank's thread.
+    ///
+    /// # Errors
+    /// If there is no such device or it cannot be set up.
+    fn make(&self, collective: Box<dyn Collective>) -> Result<Self::Device, DeviceError>;
+
+    /// Called on the rank's thread when its part of the model is on the device.
+    fn loaded(&self, _device: &Self::Device) {}
+}
+
 /// The engine's end of a rank.
 pub(crate) struct Rank {
     pub(crate) jobs: Sender<RankJob>,
     pub(crate) answers: Receiver<RankAnswer>,
-    pub(crate) counters: Arc<Counters>,
+    /// What the device had counted when it last answered.
+    pub(crate) stats: Arc<Mutex<DeviceStats>>,
     pub(crate) thread: JoinHandle<()>,
 }
 
 /// What a rank needs to start.
-pub(crate) struct RankSetUp {
+pub(crate) struct RankSetUp<M> {
+    pub(crate) model: Arc<Model>,
     pub(crate) plan: ShardPlan,
-    pub(crate) cpu: CpuConfig,
     pub(crate) sequence_capacity: Option<usize>,
+    pub(crate) devices: Arc<M>,
+    pub(crate) collective: Box<dyn Collective>,
     pub(crate) progress: Arc<dyn Fn(u64) + Send + Sync>,
 }
 
-/// Starts a rank, which begins to load at once; the first answer (without rows) says that it has
-/// loaded or why it could not.
-pub(crate) fn start(
-    model: Arc<Model>,
-    set_up: RankSetUp,
-    collective: Box<dyn Collective>,
-) -> Result<Rank, EncoderError> {
-    let device = CpuDevice::new(set_up.cpu, collective)?;
-    let counters = device.counters();
+/// Starts a rank, which begins to load at once. Its first two answers are without rows: the first
+/// says that it has a device, the second that it has loaded; either may be why it could not.
+pub(crate) fn start<M: DeviceMaker>(set_up: RankSetUp<M>) -> Result<Rank, EncoderError> {
     let (jobs, job_queue) = channel();
     let (answer_queue, answers) = channel();
+    let stats = Arc::new(Mutex::default());
     let thread = std::thread::Builder::new()
         .name(format!("rank-{}", set_up.plan.rank))
-        .spawn(move || run(model, device, &set_up, &job_queue, &answer_queue))
-        .map_err(|e| {
-            EncoderError::from(moeshard_tensor::device::DeviceError::SetUp(e.to_string()))
-        })?;
+        .spawn({
+            let stats = Arc::clone(&stats);
+            move || run(set_up, &job_queue, &answer_queue, &stats)
+        })
+        .map_err(|e| DeviceError::SetUp(e.to_string()))?;
     Ok(Rank {
         jobs,
         answers,
-        counters,
+        stats,
         thread,
     })
 }
 
 /// Loads, then answers jobs until the engine hangs up or a pass fails.
-fn run(
-    model: Arc<Model>,
-    device: CpuDevice,
-    set_up: &RankSetUp,
+fn run<M: DeviceMaker>(
+    set_up: RankSetUp<M>,
     jobs: &Receiver<RankJob>,
     answers: &Sender<RankAnswer>,
+    stats: &Mutex<DeviceStats>,
 ) {
-    let RankSetUp {
-        plan,
-        sequence_capacity,
-        progress,
-        ..
-    } = set_up;
-    let progress = |n_bytes| progress(n_bytes);
-    let loaded = Encoder::load(
-        device,
-        &model.spec,
-        &model.checkpoint,
-        *plan,
-        *sequence_capacity,
-        &progress,
-    );
-    let encoder = match loaded {
+    let pooling = set_up.model.settings.pooling;
+    let encoder = match load(set_up, answers) {
         Ok(encoder) => encoder,
         Err(error) => {
             // The engine is gone if nobody listens.
@@ -104,16 +104,17 @@ fn run(
             return;
         }
     };
-    // Not before: the thread that reads the checkpoint ahead starts on the loader's cores.
-    encoder.device().bind_caller();
-    let pooling = model.settings.pooling;
-    // The mapped checkpoint goes with the last rank that has loaded.
-    drop(model);
+    // Before each answer: whoever has it sees what it took.
+    let publish = || {
+        *stats.lock().unwrap_or_else(PoisonError::into_inner) = encoder.device().stats();
+    };
+    publish();
     if answers.send(Ok(Vec::new())).is_err() {
         return;
     }
     while let Ok(job) = jobs.recv() {
         let answer = answer(&encoder, pooling, &job);
+        publish();
         let failed = answer.is_err();
         if answers.send(answer).is_err() || failed {
             return;
@@ -121,7 +122,36 @@ fn run(
     }
 }
 
-fn answer(encoder: &Encoder<CpuDevice>, pooling: Pooling, job: &RankJob) -> RankAnswer {
+/// Makes the device, says so, and loads the rank's part of the model. The mapped checkpoint goes
+/// with the last rank that has loaded.
+fn load<M: DeviceMaker>(
+    set_up: RankSetUp<M>,
+    answers: &Sender<RankAnswer>,
+) -> Result<Encoder<M::Device>, EncoderError> {
+    let RankSetUp {
+        model,
+        plan,
+        sequence_capacity,
+        devices,
+        collective,
+        progress,
+    } = set_up;
+    let device = devices.make(collective)?;
+    // The engine is gone if nobody listens; the answer after loading finds that out as well.
+    let _ = answers.send(Ok(Vec::new()));
+    let encoder = Encoder::load(
+        device,
+        &model.spec,
+        &model.checkpoint,
+        plan,
+        sequence_capacity,
+        &|n_bytes| progress(n_bytes),
+    )?;
+    devices.loaded(encoder.device());
+    Ok(encoder)
+}
+
+fn answer<D: Device>(encoder: &Encoder<D>, pooling: Pooling, job: &RankJob) -> RankAnswer {
     let batch = RankBatch {
         ids: &job.ids,
         type_ids: &job.type_ids,

@@ -6,21 +6,22 @@ use moeshard_encoder::error::EncoderError;
 use moeshard_encoder::forward::{Encoder, RankBatch};
 use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::ShardPlan;
+use moeshard_engine::DeviceMaker;
 use moeshard_tensor::collective::Solo;
-use moeshard_tensor::cpu::{CpuConfig, CpuDevice};
+use moeshard_tensor::device::Device;
 use moeshard_tensor::timed::{Record, Timed};
 
 use super::args::{Shape, Until};
-use crate::model::ComputeConfig;
+use crate::model::{ComputeConfig, dtype};
 use crate::random::RandomIds;
 
 /// Forward passes before the first that counts: they fault memory in and wake the threads.
 const N_WARM_UP: usize = 2;
 
 /// A model on one rank, with its clock.
-pub(super) struct Bench<'a> {
+pub(super) struct Bench<'a, D: Device> {
     model: &'a Model,
-    encoder: Encoder<Timed<CpuDevice>>,
+    encoder: Encoder<Timed<D>>,
 }
 
 /// What the rounds of one shape took.
@@ -39,31 +40,43 @@ pub(super) struct Measure {
     pub(super) elapsed: Vec<Duration>,
 }
 
-impl<'a> Bench<'a> {
+impl<'a, D: Device> Bench<'a, D> {
+    /// Loads a model on the one device that `devices` makes.
     pub(super) fn load(
         model: &'a Model,
         compute: &ComputeConfig,
-        config: CpuConfig,
+        devices: &impl DeviceMaker<Device = D>,
     ) -> Result<Self, EncoderError> {
         let plan = ShardPlan {
             strategy: compute.strategy,
             rank: 0,
             world_size: 1,
         };
-        let device = Timed::new(CpuDevice::new(config, Box::new(Solo))?, config.dtype, 0);
+        let device = devices.make(Box::new(Solo))?;
+        let device = Timed::new(device, dtype(model, compute), plan.rank);
         let (spec, checkpoint, capacity) =
             (&model.spec, &model.checkpoint, compute.sequence_capacity);
         let encoder = Encoder::load(device, spec, checkpoint, plan, capacity, &|_| {})?;
+        devices.loaded(encoder.device().inner());
         Ok(Self { model, encoder })
     }
 
     /// The device without its clock.
-    pub(super) fn device(&self) -> &CpuDevice {
+    pub(super) fn device(&self) -> &D {
         self.encoder.device().inner()
     }
 
+    /// Runs one shape after the other.
+    pub(super) fn run_all(
+        &self,
+        shapes: &[Shape],
+        until: Until,
+    ) -> Result<Vec<Measured>, EncoderError> {
+        shapes.iter().map(|&shape| self.run(shape, until)).collect()
+    }
+
     /// Runs one shape on random ids.
-    pub(super) fn run(&self, shape: Shape, until: Until) -> Result<Measured, EncoderError> {
+    fn run(&self, shape: Shape, until: Until) -> Result<Measured, EncoderError> {
         let Shape { batch, length } = shape;
         let n_tokens = batch * length;
         let ids = RandomIds::new(self.model.spec.embedding.vocab_size).take(n_tokens);

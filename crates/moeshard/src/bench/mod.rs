@@ -8,11 +8,10 @@ mod report;
 use std::io::{self, Write};
 
 use anyhow::{Context, Result};
-use moeshard_tensor::cpu::CpuConfig;
 
 pub use args::{BenchArgs, BenchConfig, Shape, Until};
 
-use crate::model::{dtype, open};
+use crate::model::{DeviceKind, Opened, cpu_ranks, open};
 use measure::Bench;
 use report::{Peak, Report};
 
@@ -22,24 +21,10 @@ use report::{Peak, Report};
 /// If an argument is impossible or the model cannot be run.
 pub fn run(args: BenchArgs) -> Result<()> {
     let config = BenchConfig::try_from(args)?;
-    let compute = &config.model.compute;
     let opened = open(&config.model)?;
-    let model = &opened.model;
-    let cpu = CpuConfig::new(dtype(model, compute), compute.n_threads);
-    let bench = Bench::load(model, compute, cpu).with_context(|| opened.place.clone())?;
-    // Before and after: what else runs may have slowed one of them down.
-    let peak = Peak::measure(bench.device(), cpu.dtype);
-    let run = |&shape| bench.run(shape, config.until);
-    let measured = config
-        .shapes
-        .iter()
-        .map(run)
-        .collect::<Result<Vec<_>, _>>()?;
-    let peak = peak.or_higher(&Peak::measure(bench.device(), cpu.dtype));
-    let mut report = Report::new(opened.name, cpu, peak);
-    for (&shape, measured) in config.shapes.iter().zip(&measured) {
-        report.add(shape, measured);
-    }
+    let report = match config.model.compute.device {
+        DeviceKind::Cpu => on_cpu(&config, opened)?,
+    };
     let mut out = io::stdout().lock();
     if config.json {
         serde_json::to_writer_pretty(&mut out, &report)?;
@@ -48,4 +33,20 @@ pub fn run(args: BenchArgs) -> Result<()> {
         report.write(&mut out)?;
     }
     Ok(())
+}
+
+/// On the cores of this machine, beside what they could do at most.
+fn on_cpu(config: &BenchConfig, opened: Opened) -> Result<Report> {
+    let (model, compute) = (&opened.model, &config.model.compute);
+    let cores = cpu_ranks(model, compute);
+    let bench = Bench::load(model, compute, &cores).with_context(|| opened.place.clone())?;
+    // Before and after: what else runs may have slowed one of them down.
+    let peak = Peak::measure(bench.device(), cores.dtype);
+    let measured = bench.run_all(&config.shapes, config.until)?;
+    let peak = peak.or_higher(&Peak::measure(bench.device(), cores.dtype));
+    let mut report = Report::new(opened.name, cores, peak);
+    for (&shape, measured) in config.shapes.iter().zip(&measured) {
+        report.add(shape, measured);
+    }
+    Ok(report)
 }

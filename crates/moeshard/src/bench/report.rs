@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use moeshard_tensor::cpu::{CpuConfig, CpuDevice, peak};
+use moeshard_engine::CpuRanks;
+use moeshard_tensor::cpu::{CpuDevice, peak};
 use moeshard_tensor::dtype::DType;
 use serde::Serialize;
 
@@ -105,15 +106,15 @@ impl Peak {
 }
 
 impl Report {
-    /// A report without shapes.
-    pub(super) fn new(model: String, config: CpuConfig, peak: Peak) -> Self {
+    /// A report of the cores of this machine, without shapes.
+    pub(super) fn new(model: String, cores: CpuRanks, peak: Peak) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             processor: machine::processor(),
             model,
-            dtype: config.dtype.to_string(),
-            kernels: config.isa.to_string(),
-            n_threads: config.n_threads,
+            dtype: cores.dtype.to_string(),
+            kernels: cores.isa.to_string(),
+            n_threads: cores.n_threads,
             peak,
             shapes: Vec::new(),
         }

@@ -7,6 +7,7 @@ use moeshard_tensor::device::Pooling;
 use moeshard_tensor::dtype::DType;
 
 use super::args::{ComputeArgs, ModelArgs};
+use super::devices::DeviceKind;
 use crate::arg_error::ArgError;
 use crate::hub::HubConfig;
 use crate::machine;
@@ -53,6 +54,8 @@ pub struct ModelConfig {
 /// What to compute with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ComputeConfig {
+    /// What ranks compute on.
+    pub device: DeviceKind,
     /// Ranks that share the experts.
     pub n_ranks: usize,
     /// Threads of all ranks together.
@@ -92,12 +95,13 @@ impl TryFrom<ComputeArgs> for ComputeConfig {
     type Error = ArgError;
 
     fn try_from(args: ComputeArgs) -> Result<Self, ArgError> {
-        refuse_gpus(args.gpus, args.device.as_deref())?;
+        let device = device(args.gpus, args.device.as_deref())?;
         let n_ranks = ArgError::at_least_one("--ranks", args.ranks.unwrap_or(1))?;
         let n_threads = ArgError::threads("--threads", args.threads)?;
         let sequence_capacity =
             ArgError::at_least_one_if_given("--expert-capacity", args.expert_capacity)?;
         Ok(Self {
+            device,
             n_ranks,
             n_threads,
             shares_cores: args.share_cores,
@@ -108,8 +112,8 @@ impl TryFrom<ComputeArgs> for ComputeConfig {
     }
 }
 
-fn refuse_gpus(n_gpus: Option<usize>, device: Option<&str>) -> Result<(), ArgError> {
-    let wants_gpu = match device {
+fn device(n_gpus: Option<usize>, name: Option<&str>) -> Result<DeviceKind, ArgError> {
+    let wants_gpu = match name {
         None | Some("cpu") => n_gpus.is_some_and(|n| n > 0),
         Some("cuda" | "gpu") => true,
         Some(found) => {
@@ -125,7 +129,7 @@ fn refuse_gpus(n_gpus: Option<usize>, device: Option<&str>) -> Result<(), ArgErr
             driver: machine::nvidia_driver().to_string(),
         });
     }
-    Ok(())
+    Ok(DeviceKind::Cpu)
 }
 
 /// A folder wins over a hub id of the same name.

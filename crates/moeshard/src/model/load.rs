@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 use moeshard_batcher::{BatcherConfig, Handle, ModelInfo, TokenizerPool, pair};
 use moeshard_encoder::model::Model;
 use moeshard_encoder::trained_head::pooling_name;
-use moeshard_engine::{CpuEngine, EngineConfig};
-use moeshard_tensor::cpu::Isa;
+use moeshard_engine::RankEngine;
 use moeshard_tensor::dtype::DType;
 
 use super::config::ComputeConfig;
+use super::devices;
 use super::open::Opened;
 use crate::footprint::bytes_to_read;
 use crate::progress::Progress;
@@ -60,29 +60,16 @@ pub fn load(
     Ok(Loaded { handle, worker })
 }
 
-fn start(model: &Arc<Model>, compute: &ComputeConfig, place: &str) -> Result<CpuEngine> {
+fn start(model: &Arc<Model>, compute: &ComputeConfig, place: &str) -> Result<RankEngine> {
     let total = bytes_to_read(model, compute.strategy, compute.n_ranks);
     let bar = Arc::new(Progress::new(format!("loading {place}"), Some(total)));
     let told: Arc<dyn Fn(u64) + Send + Sync> = {
         let bar = Arc::clone(&bar);
         Arc::new(move |n_bytes| bar.add(n_bytes))
     };
-    let engine = CpuEngine::start(model, engine_config(model, compute), &told)
-        .with_context(|| place.to_owned())?;
+    let engine = devices::start(model, compute, &told).with_context(|| place.to_owned())?;
     bar.finish();
     Ok(engine)
-}
-
-fn engine_config(model: &Model, compute: &ComputeConfig) -> EngineConfig {
-    EngineConfig {
-        n_ranks: compute.n_ranks,
-        strategy: compute.strategy,
-        dtype: dtype(model, compute),
-        n_threads: compute.n_threads,
-        binds_threads: !compute.shares_cores,
-        sequence_capacity: compute.sequence_capacity,
-        isa: Isa::detect(),
-    }
 }
 
 /// The format that weights are kept in: the user's choice, or the checkpoint's own. Rounding
@@ -101,7 +88,7 @@ pub fn describe(model: &Model, compute: &ComputeConfig) -> ModelInfo {
         id: String::new(),
         revision: None,
         dtype: dtype(model, compute).to_string(),
-        device: "cpu".to_owned(),
+        device: compute.device.to_string(),
         family: spec.family.clone(),
         world_size: compute.n_ranks,
         experts: compute.strategy.to_string(),

@@ -1,15 +1,19 @@
 //! Which model to run and with what: from the command line to a model that answers.
 //!
 //! [`ModelArgs`] and [`HeadArgs`] are what clap reads, [`ModelConfig`] what they mean; [`open`] finds the
-//! files, on the hub if need be; [`load`] starts the engine and hands out the batcher's handle.
+//! files, on the hub if need be; [`load`] starts the ranks on devices of the chosen [`DeviceKind`] and
+//! hands out the batcher's handle.
 
 mod args;
 mod builtin;
 mod config;
+mod devices;
 mod load;
 mod open;
 
 pub use args::{ComputeArgs, HeadArgs, ModelArgs};
 pub use config::{ComputeConfig, ModelConfig, Source};
+pub use devices::DeviceKind;
+pub(crate) use devices::cpu_ranks;
 pub use load::{Loaded, describe, dtype, load};
 pub use open::{Opened, open};

@@ -9,12 +9,12 @@ use moeshard_encoder::error::EncoderError;
 use moeshard_encoder::forward::{Encoder, RankBatch};
 use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::ShardPlan;
+use moeshard_engine::DeviceMaker;
 use moeshard_engine::placement::place;
 use moeshard_tensor::collective::{Collective, Solo, in_process};
-use moeshard_tensor::cpu::{CpuConfig, CpuDevice};
 use moeshard_tensor::device::{Device, Routing};
 
-use crate::model::{ComputeConfig, dtype};
+use crate::model::{ComputeConfig, DeviceKind, cpu_ranks};
 
 /// The longest that a rank waits for the others.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -40,6 +40,17 @@ pub(super) fn run(
     compute: &ComputeConfig,
     sequences: &[Vec<u32>],
 ) -> Result<Vec<Trace>> {
+    match compute.device {
+        DeviceKind::Cpu => run_on(&cpu_ranks(model, compute), model, compute, sequences),
+    }
+}
+
+fn run_on<M: DeviceMaker>(
+    devices: &M,
+    model: &Model,
+    compute: &ComputeConfig,
+    sequences: &[Vec<u32>],
+) -> Result<Vec<Trace>> {
     let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
     let placed = place(&lengths, compute.n_ranks);
     let n_tokens = |seqs: &Vec<usize>| seqs.iter().map(|&seq| lengths[seq]).sum();
@@ -48,7 +59,7 @@ pub(super) fn run(
         let start = |(collective, seqs): (Box<dyn Collective>, &Vec<usize>)| {
             let sequences: Vec<&[u32]> = seqs.iter().map(|&s| sequences[s].as_slice()).collect();
             let counts = &n_tokens_per_rank;
-            scope.spawn(move || on_rank(model, compute, collective, &sequences, counts))
+            scope.spawn(move || on_rank(devices, model, compute, collective, &sequences, counts))
         };
         let ranks: Vec<_> = collectives(compute.n_ranks)
             .into_iter()
@@ -79,29 +90,23 @@ fn collectives(n_ranks: usize) -> Vec<Box<dyn Collective>> {
 }
 
 /// Loads one rank's part and runs its sequences.
-fn on_rank(
+fn on_rank<M: DeviceMaker>(
+    devices: &M,
     model: &Model,
     compute: &ComputeConfig,
     collective: Box<dyn Collective>,
     sequences: &[&[u32]],
     n_tokens_per_rank: &[usize],
 ) -> Result<Vec<Trace>, EncoderError> {
-    let ComputeConfig {
-        n_ranks,
-        n_threads,
-        strategy,
-        sequence_capacity,
-        ..
-    } = *compute;
     let plan = ShardPlan {
-        strategy,
+        strategy: compute.strategy,
         rank: collective.rank(),
-        world_size: n_ranks,
+        world_size: compute.n_ranks,
     };
-    let config = CpuConfig::new(dtype(model, compute), (n_threads / n_ranks).max(1));
-    let device = CpuDevice::new(config, collective)?;
-    let (spec, checkpoint) = (&model.spec, &model.checkpoint);
-    let encoder = Encoder::load(device, spec, checkpoint, plan, sequence_capacity, &|_| {})?;
+    let device = devices.make(collective)?;
+    let (spec, checkpoint, capacity) = (&model.spec, &model.checkpoint, compute.sequence_capacity);
+    let encoder = Encoder::load(device, spec, checkpoint, plan, capacity, &|_| {})?;
+    devices.loaded(encoder.device());
     let ids = sequences.concat();
     let cu_seqlens = cu_seqlens(sequences);
     let type_ids = vec![0; ids.len()];
@@ -122,8 +127,8 @@ fn cu_seqlens(sequences: &[&[u32]]) -> Vec<usize> {
     ends
 }
 
-fn trace(
-    encoder: &Encoder<CpuDevice>,
+fn trace<D: Device>(
+    encoder: &Encoder<D>,
     model: &Model,
     batch: &RankBatch<'_>,
 ) -> Result<Vec<Trace>, EncoderError> {

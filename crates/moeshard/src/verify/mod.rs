@@ -11,7 +11,6 @@ use anyhow::{Result, ensure};
 use moeshard_encoder::model::Model;
 use moeshard_encoder::reference::Reference;
 use moeshard_encoder::shard::Strategy;
-use moeshard_tensor::cpu::Isa;
 use moeshard_tensor::dtype::DType;
 
 use crate::arg_error::ArgError;
@@ -126,7 +125,7 @@ fn print_header(
         sequences.len(),
         dtype(model, compute),
         ranks(compute.n_ranks),
-        Isa::detect(),
+        compute.device.kernels(),
         compute.strategy,
     )
 }

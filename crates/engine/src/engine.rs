@@ -1,0 +1,307 @@
+//! Ranks as threads of this process.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use moeshard_batcher::{Engine, EngineError, EngineStats, PackedBatch, Task};
+use moeshard_encoder::error::EncoderError;
+use moeshard_encoder::forward::check_batch;
+use moeshard_encoder::model::Model;
+use moeshard_encoder::shard::{ShardPlan, Strategy};
+use moeshard_encoder::spec::EncoderSpec;
+use moeshard_tensor::collective::{Collective, CollectiveError, Solo, in_process};
+use moeshard_tensor::device::{DeviceError, DeviceStats};
+
+use crate::placement::place;
+use crate::rank::{DeviceMaker, Rank, RankJob, RankSetUp, start};
+
+/// The longest that a rank waits for the others in one collective. Ranks of one process wait for
+/// each other's arithmetic only; a rank that dies is noticed at once, whatever this is.
+const DEADLINE: Duration = Duration::from_secs(3600);
+
+/// Each rank is a thread with a copy of everything but the experts.
+const MAX_RANKS: usize = 64;
+
+/// How a model is laid out over ranks.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Ranks that share the experts.
+    pub n_ranks: usize,
+    /// How the experts are laid out.
+    pub strategy: Strategy,
+    /// Limit of an expert's tokens from one sequence.
+    pub sequence_capacity: Option<usize>,
+}
+
+impl Layout {
+    fn plan(&self, rank: usize) -> ShardPlan {
+        ShardPlan {
+            strategy: self.strategy,
+            rank,
+            world_size: self.n_ranks,
+        }
+    }
+}
+
+/// Why an engine could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// No ranks.
+    #[error("the number of ranks must be at least 1, got 0")]
+    NoRanks,
+    /// More ranks than make sense in one process.
+    #[error("{n_ranks} ranks in one process, expected at most {MAX_RANKS}")]
+    TooManyRanks {
+        /// What was asked for.
+        n_ranks: usize,
+    },
+    /// A rank could not make its device or load its part.
+    #[error(transparent)]
+    Rank(#[from] EncoderError),
+    /// A rank stopped without saying why.
+    #[error("rank {rank} stopped while it was loading")]
+    Stopped {
+        /// Which one.
+        rank: usize,
+    },
+}
+
+/// A model on the ranks of this process.
+pub struct RankEngine {
+    spec: EncoderSpec,
+    ranks: Mutex<Vec<Rank>>,
+    /// Apart from the ranks, which are locked while they work.
+    stats: Vec<Arc<Mutex<DeviceStats>>>,
+    n_tokens: AtomicU64,
+    /// Why the first failed pass failed; the ranks are gone since.
+    failure: OnceLock<String>,
+}
+
+impl RankEngine {
+    /// Starts the ranks on devices from `devices` and waits until all have loaded. `progress` is
+    /// told the bytes of each tensor as some rank has read it.
+    ///
+    /// # Errors
+    /// If the model cannot be laid out like this, a rank has no device, or the model's weights are
+    /// not what they should be.
+    pub fn start<M: DeviceMaker>(
+        model: &Arc<Model>,
+        layout: Layout,
+        devices: M,
+        progress: &Arc<dyn Fn(u64) + Send + Sync>,
+    ) -> Result<Self, StartError> {
+        let n_ranks = layout.n_ranks;
+        if n_ranks == 0 {
+            return Err(StartError::NoRanks);
+        }
+        // Before anything is loaded: can the experts be laid out at all?
+        for (layer_idx, experts) in model.spec.expert_layers() {
+            layout
+                .plan(0)
+                .check(experts.experts.len(), experts.d_ff)
+                .map_err(|reason| EncoderError::Layout { layer_idx, reason })?;
+        }
+        if n_ranks > MAX_RANKS {
+            return Err(StartError::TooManyRanks { n_ranks });
+        }
+        Self::start_over(model, layout, devices, collectives(n_ranks), progress)
+    }
+
+    /// Starts one rank for each end of a world.
+    fn start_over<M: DeviceMaker>(
+        model: &Arc<Model>,
+        layout: Layout,
+        devices: M,
+        collectives: Vec<Box<dyn Collective>>,
+        progress: &Arc<dyn Fn(u64) + Send + Sync>,
+    ) -> Result<Self, StartError> {
+        let devices = Arc::new(devices);
+        let ranks = collectives
+            .into_iter()
+            .enumerate()
+            .map(|(rank, collective)| {
+                start(RankSetUp {
+                    model: Arc::clone(model),
+                    plan: layout.plan(rank),
+                    sequence_capacity: layout.sequence_capacity,
+                    devices: Arc::clone(&devices),
+                    collective,
+                    progress: Arc::clone(progress),
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        // All devices before all weights: nobody waits for one rank to load, to hear that another
+        // has no device.
+        for _ in ["a device", "weights"] {
+            for (rank, r) in ranks.iter().enumerate() {
+                r.answers
+                    .recv()
+                    .map_err(|_| StartError::Stopped { rank })??;
+            }
+        }
+        let stats = ranks.iter().map(|r| Arc::clone(&r.stats)).collect();
+        Ok(Self {
+            spec: model.spec.clone(),
+            ranks: Mutex::new(ranks),
+            stats,
+            n_tokens: AtomicU64::new(0),
+            failure: OnceLock::new(),
+        })
+    }
+
+    /// Refuses what a rank could not run, before any rank starts.
+    fn check(&self, batch: &PackedBatch) -> Result<(), EngineError> {
+        let input = |error: EncoderError| EngineError::Input(error.to_string());
+        let PackedBatch {
+            ids,
+            type_ids,
+            cu_seqlens,
+            tasks,
+        } = batch;
+        if type_ids.len() != ids.len() || tasks.len() + 1 != cu_seqlens.len() {
+            return Err(EngineError::Input(format!(
+                "a batch of {} ids, {} type ids, {} offsets and {} tasks, which do not belong together",
+                ids.len(),
+                type_ids.len(),
+                cu_seqlens.len(),
+                tasks.len()
+            )));
+        }
+        check_batch(&self.spec, ids, cu_seqlens).map_err(input)?;
+        let classifies = tasks.iter().any(|t| matches!(t, Task::Classify { .. }));
+        match classifies && self.spec.head.is_none() {
+            true => Err(input(EncoderError::NoHead)),
+            false => Ok(()),
+        }
+    }
+
+    /// Sends each rank its sequences and waits for all of them.
+    fn run_on(&self, ranks: &[Rank], batch: &PackedBatch) -> Result<Vec<Vec<f32>>, EngineError> {
+        let lengths: Vec<_> = batch.cu_seqlens.windows(2).map(|w| w[1] - w[0]).collect();
+        let placed = place(&lengths, ranks.len());
+        let n_tokens_per_rank: Arc<[usize]> = placed
+            .iter()
+            .map(|seqs| seqs.iter().map(|&s| lengths[s]).sum())
+            .collect();
+        let mut failures = Vec::new();
+        for (rank, (r, seqs)) in ranks.iter().zip(&placed).enumerate() {
+            let job = rank_job(batch, seqs, Arc::clone(&n_tokens_per_rank));
+            if r.jobs.send(job).is_err() {
+                failures.push((rank, None));
+            }
+        }
+        let mut rows = vec![Vec::new(); lengths.len()];
+        for (rank, (r, seqs)) in ranks.iter().zip(&placed).enumerate() {
+            match r.answers.recv() {
+                Ok(Ok(answers)) => {
+                    for (&seq, row) in seqs.iter().zip(answers) {
+                        rows[seq] = row;
+                    }
+                }
+                Ok(Err(error)) => failures.push((rank, Some(error))),
+                Err(_) => failures.push((rank, None)),
+            }
+        }
+        match cause(failures) {
+            Some(reason) => {
+                let reason = self.failure.get_or_init(|| reason);
+                Err(EngineError::Failed(reason.clone()))
+            }
+            None => Ok(rows),
+        }
+    }
+}
+
+/// Why a pass failed: not that a rank noticed another one's failure, if there is a better answer.
+fn cause(mut failures: Vec<(usize, Option<EncoderError>)>) -> Option<String> {
+    failures.sort_by_key(|(_, error)| match error {
+        Some(EncoderError::Device(DeviceError::Collective(CollectiveError::Poisoned {
+            ..
+        }))) => 2,
+        // A panic: the rank could not say why.
+        None => 1,
+        Some(_) => 0,
+    });
+    let reason = |(rank, error): &(usize, Option<EncoderError>)| match error {
+        Some(error) => format!("rank {rank}: {error}"),
+        None => format!("rank {rank} has stopped"),
+    };
+    failures.first().map(reason)
+}
+
+impl Engine for RankEngine {
+    fn run(&self, batch: &PackedBatch) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.check(batch)?;
+        if let Some(reason) = self.failure.get() {
+            return Err(EngineError::Failed(reason.clone()));
+        }
+        let ranks = self.ranks.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = self.run_on(&ranks, batch)?;
+        let n_tokens = batch.ids.len() as u64;
+        self.n_tokens.fetch_add(n_tokens, Ordering::Relaxed);
+        Ok(rows)
+    }
+
+    fn stats(&self) -> EngineStats {
+        let read =
+            |stats: &Arc<Mutex<DeviceStats>>| *stats.lock().unwrap_or_else(PoisonError::into_inner);
+        let stats: Vec<_> = self.stats.iter().map(read).collect();
+        EngineStats {
+            expert_bytes: stats.iter().map(|s| s.expert_bytes).collect(),
+            expert_multiply_adds: stats.iter().map(|s| s.expert_multiply_adds).collect(),
+            n_dropped: stats.iter().map(|s| s.n_dropped).sum(),
+            n_tokens: self.n_tokens.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Drop for RankEngine {
+    fn drop(&mut self) {
+        let ranks = self.ranks.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for Rank {
+            jobs,
+            answers,
+            thread,
+            ..
+        } in ranks.drain(..)
+        {
+            // A rank ends when nobody can send it jobs.
+            drop((jobs, answers));
+            // A rank that panicked has been reported already.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn collectives(n_ranks: usize) -> Vec<Box<dyn Collective>> {
+    if n_ranks == 1 {
+        return vec![Box::new(Solo)];
+    }
+    in_process(n_ranks, DEADLINE)
+        .into_iter()
+        .map(|end| Box::new(end) as Box<_>)
+        .collect()
+}
+
+/// The sequences `seqs` of `batch`, packed for one rank.
+fn rank_job(batch: &PackedBatch, seqs: &[usize], n_tokens_per_rank: Arc<[usize]>) -> RankJob {
+    let mut job = RankJob {
+        cu_seqlens: vec![0],
+        n_tokens_per_rank,
+        ..RankJob::default()
+    };
+    for &seq in seqs {
+        let tokens = batch.cu_seqlens[seq]..batch.cu_seqlens[seq + 1];
+        job.ids.extend_from_slice(&batch.ids[tokens.clone()]);
+        job.type_ids.extend_from_slice(&batch.type_ids[tokens]);
+        job.cu_seqlens.push(job.ids.len());
+        job.tasks.push(batch.tasks[seq]);
+    }
+    job
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -1,0 +1,279 @@
+//! Ranks that fail, batches that do not fit, and devices of every rank.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+
+use moeshard_tensor::cpu::{CpuDevice, Isa};
+use moeshard_tensor::dtype::DType;
+use moeshard_tensor::timed::Timed;
+
+use super::*;
+use crate::cpu::CpuRanks;
+
+/// A world in which one rank's first reduction fails, or panics.
+struct Breaking {
+    end: Box<dyn Collective>,
+    breaks: bool,
+    panics: bool,
+}
+
+impl Collective for Breaking {
+    fn rank(&self) -> usize {
+        self.end.rank()
+    }
+    fn world_size(&self) -> usize {
+        self.end.world_size()
+    }
+    fn all_gather(
+        &self,
+        send: &[f32],
+        counts: &[usize],
+        recv: &mut [f32],
+    ) -> Result<(), CollectiveError> {
+        self.end.all_gather(send, counts, recv)
+    }
+    fn reduce_scatter(
+        &self,
+        send: &[f32],
+        counts: &[usize],
+        recv: &mut [f32],
+    ) -> Result<(), CollectiveError> {
+        if !self.breaks {
+            return self.end.reduce_scatter(send, counts, recv);
+        }
+        assert!(!self.panics, "a rank panics on purpose");
+        Err(CollectiveError::Deadline {
+            op: "reduce_scatter",
+            rank: self.rank(),
+            world_size: self.world_size(),
+            waited: Duration::from_secs(1),
+        })
+    }
+    fn all_reduce(&self, data: &mut [f32]) -> Result<(), CollectiveError> {
+        self.end.all_reduce(data)
+    }
+    fn broadcast(&self, data: &mut [f32], root: usize) -> Result<(), CollectiveError> {
+        self.end.broadcast(data, root)
+    }
+}
+
+fn model() -> Arc<Model> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/nomic_moe");
+    Arc::new(Model::open(&folder).expect("nomic_moe"))
+}
+
+fn layout(n_ranks: usize) -> Layout {
+    Layout {
+        n_ranks,
+        strategy: Strategy::Sharded,
+        sequence_capacity: None,
+    }
+}
+
+fn cpu() -> CpuRanks {
+    CpuRanks {
+        dtype: DType::F32,
+        n_threads: 3,
+        binds_threads: false,
+        isa: Isa::detect(),
+    }
+}
+
+fn told() -> Arc<dyn Fn(u64) + Send + Sync> {
+    Arc::new(|_| {})
+}
+
+fn batch() -> PackedBatch {
+    let task = Task::Embed {
+        normalize: true,
+        dimensions: None,
+    };
+    PackedBatch {
+        ids: vec![1, 2, 3, 4, 5],
+        type_ids: vec![0; 5],
+        cu_seqlens: vec![0, 2, 5],
+        tasks: vec![task; 2],
+    }
+}
+
+#[test]
+fn a_rank_that_fails_or_panics_ends_the_pass_with_its_own_reason() {
+    for (panics, reason) in [
+        (false, "rank 1: reduce_scatter"),
+        (true, "rank 1 has stopped"),
+    ] {
+        let ends = collectives(3).into_iter().enumerate().map(|(rank, end)| {
+            let breaks = rank == 1;
+            Box::new(Breaking {
+                end,
+                breaks,
+                panics,
+            }) as Box<dyn Collective>
+        });
+        let engine = RankEngine::start_over(&model(), layout(3), cpu(), ends.collect(), &told());
+        let engine = engine.expect("it loads");
+        // The second time nobody is left to ask; the reason stays.
+        for _ in 0..2 {
+            let error = engine.run(&batch()).expect_err("a rank is broken");
+            let EngineError::Failed(message) = error else {
+                panic!("{error:?}")
+            };
+            assert!(message.starts_with(reason), "{message}");
+        }
+    }
+}
+
+#[test]
+fn a_batch_that_does_not_fit_is_an_input_error_and_the_engine_goes_on() {
+    let engine = RankEngine::start(&model(), layout(2), cpu(), &told()).expect("engine");
+    let whole = batch();
+    let classify = Task::Classify { raw_scores: false };
+    let bad = [
+        PackedBatch {
+            ids: vec![1, 2, 3, 4, 9999],
+            ..whole.clone()
+        },
+        PackedBatch {
+            type_ids: vec![],
+            ..whole.clone()
+        },
+        PackedBatch {
+            tasks: vec![],
+            ..whole.clone()
+        },
+        PackedBatch {
+            cu_seqlens: vec![0, 5, 2],
+            ..whole.clone()
+        },
+        PackedBatch {
+            cu_seqlens: vec![0, 2, 4],
+            ..whole.clone()
+        },
+        PackedBatch {
+            tasks: vec![classify; 2],
+            ..whole.clone()
+        },
+    ];
+    for batch in bad {
+        let error = engine.run(&batch).expect_err("not a batch");
+        assert!(matches!(error, EngineError::Input(_)), "{error:?}");
+    }
+    assert_eq!(engine.run(&whole).expect("a batch").len(), 2);
+    assert_eq!(engine.stats().n_tokens, 5);
+    let empty = PackedBatch {
+        cu_seqlens: vec![0],
+        ..PackedBatch::default()
+    };
+    assert_eq!(engine.run(&empty).expect("nothing"), Vec::<Vec<f32>>::new());
+}
+
+/// Timed devices. Notes who asks for them, and has none for one rank.
+struct Noted {
+    calls: Arc<Mutex<Vec<(&'static str, String)>>>,
+    without: Option<usize>,
+}
+
+impl Noted {
+    fn note(&self, call: &'static str) {
+        let name = thread::current().name().unwrap_or_default().to_owned();
+        self.calls.lock().expect("calls").push((call, name));
+    }
+}
+
+impl DeviceMaker for Noted {
+    type Device = Timed<CpuDevice>;
+
+    fn make(&self, collective: Box<dyn Collective>) -> Result<Self::Device, DeviceError> {
+        self.note("make");
+        let rank = collective.rank();
+        if self.without == Some(rank) {
+            return Err(DeviceError::SetUp(format!("none for rank {rank}")));
+        }
+        Ok(Timed::new(cpu().make(collective)?, DType::F32, rank))
+    }
+
+    fn loaded(&self, _: &Self::Device) {
+        self.note("loaded");
+    }
+}
+
+#[test]
+fn each_rank_has_its_device_on_a_thread_of_its_own() {
+    let calls = Arc::default();
+    let devices = Noted {
+        calls: Arc::clone(&calls),
+        without: None,
+    };
+    let engine = RankEngine::start(&model(), layout(2), devices, &told()).expect("engine");
+    let mut of_threads = calls.lock().expect("calls").clone();
+    // In order on each thread.
+    of_threads.sort_by(|(_, a), (_, b)| a.cmp(b));
+    let expected = ["rank-0", "rank-1"].map(|name| ["make", "loaded"].map(|c| (c, name.into())));
+    assert_eq!(of_threads, expected.concat());
+    let same = RankEngine::start(&model(), layout(2), cpu(), &told()).expect("engine");
+    let rows = |engine: &RankEngine| engine.run(&batch()).expect("rows");
+    assert_eq!(rows(&engine), rows(&same));
+    assert_eq!(engine.stats(), same.stats());
+}
+
+#[test]
+fn a_rank_without_a_device_is_an_error() {
+    let devices = Noted {
+        calls: Arc::default(),
+        without: Some(1),
+    };
+    let error = RankEngine::start(&model(), layout(3), devices, &told()).err();
+    assert_eq!(
+        error.expect("a device is missing").to_string(),
+        "cannot set up the device: none for rank 1"
+    );
+}
+
+#[test]
+fn stats_are_those_of_every_rank_after_its_last_answer() {
+    let engine = RankEngine::start(&model(), layout(2), cpu(), &told()).expect("engine");
+    let loaded = engine.stats();
+    assert!(loaded.expert_bytes.iter().all(|&n| n > 0), "{loaded:?}");
+    assert_eq!(
+        (&loaded.expert_multiply_adds[..], loaded.n_tokens),
+        (&[0, 0][..], 0)
+    );
+    engine.run(&batch()).expect("rows");
+    let first = engine.stats();
+    assert!(
+        first.expert_multiply_adds.iter().all(|&n| n > 0),
+        "{first:?}"
+    );
+    engine.run(&batch()).expect("rows");
+    let twice: Vec<_> = first.expert_multiply_adds.iter().map(|n| 2 * n).collect();
+    assert_eq!(engine.stats().expert_multiply_adds, twice);
+    assert_eq!(engine.stats().expert_bytes, loaded.expert_bytes);
+}
+
+#[test]
+fn impossible_layouts_are_refused_before_loading() {
+    let has_read = Arc::new(AtomicBool::new(false));
+    let told: Arc<dyn Fn(u64) + Send + Sync> = {
+        let has_read = Arc::clone(&has_read);
+        Arc::new(move |_| has_read.store(true, Ordering::Relaxed))
+    };
+    let refused = |layout| match RankEngine::start(&model(), layout, cpu(), &told) {
+        Ok(_) => panic!("{layout:?} was accepted"),
+        Err(error) => error.to_string(),
+    };
+    assert_eq!(
+        refused(layout(41)),
+        "layer 1: d_ff 40 cannot be split over 41 ranks"
+    );
+    assert!(refused(layout(0)).contains("at least 1"));
+    let replicated = Layout {
+        strategy: Strategy::Replicated,
+        ..layout(65)
+    };
+    assert_eq!(
+        refused(replicated),
+        "65 ranks in one process, expected at most 64"
+    );
+    assert!(!has_read.load(Ordering::Relaxed));
+}

@@ -4,7 +4,8 @@
 //   out[i] = Σ_j softmax(s[i, ..])[j] · v[j]
 //
 // qkv: T [n_tokens, 3, n_heads, D]; out: T [n_tokens, n_heads, D]; start: u32 [n_seqs + 1];
-// tiles: u32 [n_tiles, 2], a sequence and the first of its ROWS queries, as the host has listed them;
+// tiles: u32 [n_tiles, 2], a sequence and the first of its ROWS queries, as the host has listed them (a first
+// query at or beyond the sequence's length, or 0xffffffff whatever the sequence: nothing to do);
 // bias: f32 [n_heads, 2 · max_distance + 1], distances beyond which are taken for the largest, or null (T5's
 // buckets are such a table; rotary positions are part of q and k already). T is bf16 or f16, D 32, 64 or 128.
 //
@@ -19,6 +20,8 @@
 constexpr unsigned ROWS = 64, KEYS = 64, THREADS = 128;
 // Tiles of eight keys.
 constexpr unsigned KEY_TILES = KEYS / 8;
+// The first query of a tile that is none.
+constexpr unsigned NONE = 0xffffffffu;
 constexpr float LOG2_E = 1.44269504f;
 
 // Starts to copy rows `first`.. of one of the three parts of a sequence; zeroes beyond its end.
@@ -156,7 +159,9 @@ __device__ void attention_of(const T* qkv, const unsigned* start, const unsigned
     T* of_keys = of_queries + ROWS * D;
     T* of_values = of_keys + 2 * KEYS * D;
     const unsigned seq = tiles[2 * blockIdx.x], first = tiles[2 * blockIdx.x + 1], head = blockIdx.y;
+    if (first == NONE) return;
     const unsigned len = start[seq + 1] - start[seq], stride = 3 * n_heads * D;
+    if (first >= len) return;
     const T* q = qkv + static_cast<size_t>(start[seq]) * stride + head * D;
     const T* k = q + n_heads * D;
     const T* v = k + n_heads * D;
@@ -204,8 +209,8 @@ __device__ void attention_of(const T* qkv, const unsigned* start, const unsigned
 #pragma unroll
         for (unsigned n = 0; n < D / 8; ++n) {
             const unsigned col = 8 * n + lane % 4 * 2;
-            to[col] = from_float<T>(queries.out[n][2 * half] / sum);
-            to[col + 1] = from_float<T>(queries.out[n][2 * half + 1] / sum);
+            *reinterpret_cast<unsigned*>(to + col) =
+                pair_of<T>(queries.out[n][2 * half] / sum, queries.out[n][2 * half + 1] / sum);
         }
     }
 }

@@ -272,6 +272,44 @@ fn a_dense_layer_is_one_group() {
     }
 }
 
+fn alone<T: Element>() {
+    let (n, k) = (21, 72);
+    let mut rng = rng(12);
+    let (x, weight): (Vec<T>, Vec<T>) = (numbers(150 * k, &mut rng), numbers(n * k, &mut rng));
+    let dense = |n_rows: &[usize], x: &[T]| {
+        let case = Case {
+            n_rows,
+            n,
+            k,
+            is_dense: true,
+            ..PLAIN
+        };
+        let operands = Operands {
+            x,
+            weight: &weight,
+            bias: &[],
+            offsets: &[],
+            assignment: &[],
+            times: &[],
+            plus: &[],
+        };
+        multiply(&case, &operands, 1)
+    };
+    let all = dense(&[150], &x);
+    for row in [0, 63, 77, 149] {
+        let one = dense(&[1], &x[row * k..][..k]);
+        let values = |out: &[T]| out.iter().map(|x| x.value()).collect::<Vec<_>>();
+        assert_eq!(values(&one[..n]), values(&all[row * n..][..n]), "row {row}");
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_other_rows() {
+    alone::<f32>();
+    alone::<bf16>();
+    alone::<f16>();
+}
+
 #[test]
 fn many_experts_are_passed_on_the_way() {
     // Tiles of the first, the last and of experts between, 32 of which are looked at together.

@@ -19,7 +19,8 @@ __device__ inline unsigned lane_idx() { return threadIdx.x % WARP; }
 __device__ inline unsigned warp_idx() { return threadIdx.x / WARP; }
 
 // Sums in an order that does not depend on anything: the same bits on every lane.
-__device__ inline float warp_sum(float x) {
+template <class T>
+__device__ T warp_sum(T x) {
     for (unsigned step = WARP / 2; step > 0; step /= 2) x += __shfl_xor_sync(ALL_LANES, x, step);
     return x;
 }

@@ -1,12 +1,16 @@
 // Assignments of tokens to experts, sorted by expert: a stable counting sort, without atomics that
 // would make the order depend on chance.
 //
-//   offsets[e] = number of assignments to experts below e
+//   offsets[e] = number of assignments to experts first .. first + e
 //   place[a] = where assignment a lies in the sorted order, DROPPED if it is dropped
 //   assignment[place[a]] = a
 //
-// idx: u32 [n_assignments], each below n_experts or DROPPED; offsets: u32 [n_experts + 1];
-// place, assignment: u32 [n_assignments]; counts: u32 [n_chunks, n_experts], working memory, with
+// Of the experts `first` .. first + n_experts, which are those that this rank has; assignments to others are
+// dropped here.
+//
+// idx: u32 [n_assignments], experts or DROPPED; offsets: u32 [n_experts + 1]; place, assignment: u32
+// [n_assignments]; kept: u64, to which is added how many of the first *n_real assignments are to these experts
+// (the others belong to rows of padding); counts: u32 [n_chunks, n_experts], working memory, with
 // n_chunks = max(1, ceil(n_assignments / CHUNK)). Of `assignment`, offsets[n_experts] rows are written.
 //
 // Two launches whatever the routing, of THREADS threads and n_chunks blocks: `count`, with n_experts words of
@@ -28,16 +32,24 @@ __device__ inline unsigned n_chunks_of(unsigned n_assignments) {
 // How many assignments of each chunk go to each expert.
 // Shared: u32 [n_experts].
 extern "C" __global__ void count(const unsigned* __restrict__ idx, unsigned n_assignments,
-                                 unsigned n_experts, unsigned* __restrict__ counts) {
+                                 unsigned first, unsigned n_experts,
+                                 const unsigned* __restrict__ n_real, unsigned* __restrict__ counts,
+                                 unsigned long long* kept) {
     DYNAMIC_SHARED(unsigned, of_expert);
     if (blockIdx.x >= n_chunks_of(n_assignments)) return;
     for (unsigned e = threadIdx.x; e < n_experts; e += THREADS) of_expert[e] = 0;
     __syncthreads();
     const unsigned end = min((blockIdx.x + 1) * CHUNK, n_assignments);
+    unsigned n_kept = 0;
     for (unsigned a = blockIdx.x * CHUNK + threadIdx.x; a < end; a += THREADS) {
+        const unsigned e = idx[a] - first;  // Wraps around, beyond n_experts.
+        if (e >= n_experts) continue;
         // A sum of ones does not depend on their order.
-        if (idx[a] < n_experts) atomicAdd(&of_expert[idx[a]], 1u);
+        atomicAdd(&of_expert[e], 1u);
+        n_kept += a < *n_real;
     }
+    n_kept = warp_sum(n_kept);
+    if (n_kept > 0 && lane_idx() == 0) atomicAdd(kept, static_cast<unsigned long long>(n_kept));
     __syncthreads();
     unsigned* to = counts + static_cast<size_t>(blockIdx.x) * n_experts;
     for (unsigned e = threadIdx.x; e < n_experts; e += THREADS) to[e] = of_expert[e];
@@ -92,9 +104,9 @@ __device__ inline void add_offsets(unsigned n_experts, unsigned* all, unsigned* 
 }
 
 extern "C" __global__ void place(const unsigned* __restrict__ idx, unsigned n_assignments,
-                                 unsigned n_experts, const unsigned* __restrict__ counts,
-                                 unsigned* __restrict__ offsets, unsigned* __restrict__ place,
-                                 unsigned* __restrict__ assignment) {
+                                 unsigned first, unsigned n_experts,
+                                 const unsigned* __restrict__ counts, unsigned* __restrict__ offsets,
+                                 unsigned* __restrict__ place, unsigned* __restrict__ assignment) {
     DYNAMIC_SHARED(unsigned, shared);
     const unsigned n_chunks = n_chunks_of(n_assignments);
     if (blockIdx.x >= n_chunks) return;
@@ -107,7 +119,7 @@ extern "C" __global__ void place(const unsigned* __restrict__ idx, unsigned n_as
     add_offsets(n_experts, all, queues.next, offsets);
     for (unsigned pass = 0; pass < CHUNK / THREADS; ++pass) {
         const unsigned a = blockIdx.x * CHUNK + pass * THREADS + threadIdx.x;
-        const unsigned e = a < n_assignments ? idx[a] : DROPPED;
+        const unsigned e = a < n_assignments && idx[a] != DROPPED ? idx[a] - first : DROPPED;
         const unsigned at = queues.join(e);
         if (e < n_experts) {
             place[a] = at;

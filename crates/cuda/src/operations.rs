@@ -455,9 +455,9 @@ fn tiles(cu_seqlens: &[usize], n_padded: usize) -> Vec<u32> {
     tiles
 }
 
-/// Shared memory of exact attention.
+/// Dynamic shared memory of exact attention.
 fn exact_attention_bytes(head_dim: usize) -> usize {
-    0 * head_dim
+    16_384 * head_dim.div_ceil(64)
 }
 
 /// The kernel on tensor cores, where there is one.

@@ -129,23 +129,36 @@ fn a_row_that_is_no_numbers_goes_somewhere() {
     assert_eq!(routed.gate[..3], [1.0, 0.0, 0.0]);
 }
 
-/// Offsets, places and assignments by the two kernels; one block has nothing to do.
-fn permute(idx: &[u32], n_experts: usize, seed: u64) -> (Vec<u32>, Vec<u32>, Vec<u32>) {
+/// Offsets, places and assignments by the two kernels; one block has nothing to do. The last third of the
+/// assignments are padding, which is not counted.
+fn permute(
+    idx: &[u32],
+    (first, n_experts): (usize, usize),
+    seed: u64,
+) -> (Vec<u32>, Vec<u32>, Vec<u32>) {
     let n_chunks = idx.len().div_ceil(CHUNK).max(1);
     let mut counts = vec![77; (n_chunks + 1) * n_experts];
     let mut offsets = vec![77; n_experts + 1];
     let (mut place, mut assignment) = (vec![77; idx.len()], vec![77; idx.len()]);
     let mut idx_at = idx.as_ptr();
-    let (mut n, mut experts) = (idx.len() as u32, n_experts as u32);
+    let (mut n, mut first_at, mut experts) = (idx.len() as u32, first as u32, n_experts as u32);
+    let n_real = n - n / 3;
+    let mut n_real_at = &raw const n_real;
+    let mut kept = 1000_u64;
+    let mut kept_at = &raw mut kept;
     let (mut counts_at, mut offsets_at) = (counts.as_mut_ptr(), offsets.as_mut_ptr());
     let (mut place_at, mut assignment_at) = (place.as_mut_ptr(), assignment.as_mut_ptr());
     let grid = [n_chunks + 1, 1];
-    let mut args = args![idx_at, n, experts, counts_at];
+    let mut args = args![idx_at, n, first_at, experts, n_real_at, counts_at, kept_at];
     run("count", grid, 256, n_experts, seed, &mut args);
+    let here = |&&e: &&u32| (first..first + n_experts).contains(&(e as usize));
+    let n_here = idx[..n_real as usize].iter().filter(here).count();
+    assert_eq!(kept, 1000 + n_here as u64);
     assert!(counts[n_chunks * n_experts..].iter().all(|&n| n == 77));
     let mut args = args![
         idx_at,
         n,
+        first_at,
         experts,
         counts_at,
         offsets_at,
@@ -157,23 +170,31 @@ fn permute(idx: &[u32], n_experts: usize, seed: u64) -> (Vec<u32>, Vec<u32>, Vec
 }
 
 fn check(idx: &[u32], n_experts: usize, seed: u64) {
-    let (offsets, place, assignment) = permute(idx, n_experts, seed);
+    check_part(idx, (0, n_experts), seed);
+    // Of experts in the middle, the others being elsewhere.
+    let first = n_experts / 3;
+    check_part(idx, (first, (n_experts / 2).max(1)), seed);
+}
+
+fn check_part(idx: &[u32], (first, n_experts): (usize, usize), seed: u64) {
+    let (offsets, place, assignment) = permute(idx, (first, n_experts), seed);
+    let is_here = |e: u32| (first..first + n_experts).contains(&(e as usize));
     let mut sorted: Vec<u32> = (0..idx.len() as u32).collect();
-    sorted.retain(|&a| idx[a as usize] != DROPPED);
+    sorted.retain(|&a| is_here(idx[a as usize]));
     sorted.sort_by_key(|&a| idx[a as usize]);
     assert_eq!(assignment[..sorted.len()], sorted);
     // Beyond what is placed, rows keep what they had.
     assert!(assignment[sorted.len()..].iter().all(|&a| a == 77));
     for (a, &at) in place.iter().enumerate() {
-        match idx[a] {
-            DROPPED => assert_eq!(at, DROPPED),
-            _ => assert_eq!(sorted[at as usize], a as u32),
+        match is_here(idx[a]) {
+            false => assert_eq!(at, DROPPED),
+            true => assert_eq!(sorted[at as usize], a as u32),
         }
     }
     for (e, &offset) in offsets.iter().enumerate() {
         let below = sorted
             .iter()
-            .filter(|&&a| (idx[a as usize] as usize) < e)
+            .filter(|&&a| (idx[a as usize] as usize) < first + e)
             .count();
         assert_eq!(offset as usize, below, "expert {e}");
     }

@@ -339,15 +339,14 @@ fn rotations_of<T: Element>() {
         let x: Vec<T> = numbers(n_tokens * width, &mut rng);
         let position: Vec<u32> = (0..n_tokens).map(|_| rng.random_range(0..600)).collect();
         let half = dim / 2;
-        let frequency: Vec<f32> = (0..half)
-            .map(|i| 10_000_f32.powf(-(i as f32) / half as f32))
-            .collect();
+        // A cosine and a sine of each pair at each position.
+        let rotation: Vec<f32> = numbers(600 * half * 2, &mut rng);
         let mut expected: Vec<f64> = x.iter().map(|x| x.value()).collect();
         for (token, row) in expected.chunks_mut(width).enumerate() {
             for head in row[..2 * n_heads * head_dim].chunks_mut(head_dim) {
-                for (i, frequency) in frequency.iter().enumerate() {
-                    // As the host's rounding of the angle has it.
-                    let (sin, cos) = f64::from(position[token] as f32 * frequency).sin_cos();
+                for i in 0..half {
+                    let at = (position[token] as usize * half + i) * 2;
+                    let (cos, sin) = (f64::from(rotation[at]), f64::from(rotation[at + 1]));
                     let (a, b) = (head[i], head[i + half]);
                     (head[i], head[i + half]) = (a * cos - b * sin, b * cos + a * sin);
                 }
@@ -357,13 +356,13 @@ fn rotations_of<T: Element>() {
             let mut qkv = room(n_tokens, width);
             qkv[..x.len()].copy_from_slice(&x);
             let (mut qkv_at, mut position_at) = (qkv.as_mut_ptr(), position.as_ptr());
-            let (mut frequency_at, mut tokens) = (frequency.as_ptr(), n_tokens as u32);
+            let (mut rotation_at, mut tokens) = (rotation.as_ptr(), n_tokens as u32);
             let (mut heads, mut of_head, mut turned) =
                 (n_heads as u32, head_dim as u32, dim as u32);
             let mut args = args![
                 qkv_at,
                 position_at,
-                frequency_at,
+                rotation_at,
                 tokens,
                 heads,
                 of_head,

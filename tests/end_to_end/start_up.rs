@@ -189,5 +189,7 @@ fn gpus_where_there_are_none() {
         println!("skipped: this machine has a GPU");
         return;
     }
-    assert_refused(&["--gpus", "1"], &["no NVIDIA driver", "--device cpu"]);
+    for args in [["--gpus", "1"], ["--device", "cuda"]] {
+        assert_refused(&args, &["no CUDA driver", "libcuda.so", "--device cpu"]);
+    }
 }

@@ -75,10 +75,10 @@ pub enum ArgError {
         known: String,
     },
     /// A GPU was asked for.
-    #[error("this build has no CUDA engine yet ({driver}); run on the CPU with --device cpu")]
+    #[error("no GPU can be used: {reason}; --device cpu runs on the CPU")]
     NoGpu {
-        /// Whether this machine has a driver.
-        driver: String,
+        /// What is missing, and where it was looked for.
+        reason: String,
     },
     /// Any other impossible value.
     #[error("{flag} {reason}")]

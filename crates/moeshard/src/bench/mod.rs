@@ -7,7 +7,7 @@ mod report;
 
 use std::io::{self, Write};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 pub use args::{BenchArgs, BenchConfig, Shape, Until};
 
@@ -24,6 +24,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
     let opened = open(&config.model)?;
     let report = match config.model.compute.device {
         DeviceKind::Cpu => on_cpu(&config, opened)?,
+        device => bail!("bench measures on the CPU alone so far, not on {device}"),
     };
     let mut out = io::stdout().lock();
     if config.json {

@@ -58,7 +58,7 @@ pub struct HeadArgs {
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Computing")]
 pub struct ComputeArgs {
-    /// What to compute on: cpu
+    /// What to compute on: cpu or cuda [default: cuda with --gpus, else cpu]
     #[arg(long, value_name = "NAME")]
     pub device: Option<String>,
 
@@ -81,7 +81,7 @@ pub struct ComputeArgs {
 
     /// How weights are kept: f32, bf16 or f16 (float32, bfloat16 and float16 as well); sums are
     /// always f32. Where the machine multiplies bf16, activations are rounded to it as well
-    /// [default: as the checkpoint stores them]
+    /// [default: as the checkpoint stores them; on a GPU bf16 for float32]
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<DType>,
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use moeshard_cuda::driver::gpu;
 use moeshard_encoder::shard::Strategy;
 use moeshard_tensor::device::Pooling;
 use moeshard_tensor::dtype::DType;
@@ -113,23 +114,42 @@ impl TryFrom<ComputeArgs> for ComputeConfig {
 }
 
 fn device(n_gpus: Option<usize>, name: Option<&str>) -> Result<DeviceKind, ArgError> {
-    let wants_gpu = match name {
-        None | Some("cpu") => n_gpus.is_some_and(|n| n > 0),
-        Some("cuda" | "gpu") => true,
-        Some(found) => {
-            return Err(ArgError::Unknown {
-                flag: "--device",
-                expected: "cpu",
-                found: found.to_owned(),
-            });
-        }
-    };
-    if wants_gpu {
-        return Err(ArgError::NoGpu {
-            driver: machine::nvidia_driver().to_string(),
-        });
+    match name {
+        None if n_gpus.is_none_or(|n| n == 0) => Ok(DeviceKind::Cpu),
+        Some("cpu") => match n_gpus.unwrap_or(0) {
+            0 => Ok(DeviceKind::Cpu),
+            n => Err(ArgError::Needs {
+                flag: "--gpus",
+                found: n.to_string(),
+                needs: "--device cuda",
+                instead: "--device cpu".to_owned(),
+            }),
+        },
+        None | Some("cuda" | "gpu") => gpus(n_gpus.unwrap_or(1)),
+        #[cfg(feature = "emulated")]
+        Some("emulated") => Ok(DeviceKind::Emulated),
+        Some(found) => Err(ArgError::Unknown {
+            flag: "--device",
+            expected: "cpu or cuda",
+            found: found.to_owned(),
+        }),
     }
-    Ok(DeviceKind::Cpu)
+}
+
+/// That there are as many GPUs, and kernels for them.
+fn gpus(n_gpus: usize) -> Result<DeviceKind, ArgError> {
+    let n_gpus = ArgError::at_least_one("--gpus", n_gpus)?;
+    if n_gpus > 1 {
+        let reason = format!("{n_gpus} cannot be used yet: one GPU at most");
+        return Err(ArgError::other("--gpus", reason));
+    }
+    let no_gpu = |reason| ArgError::NoGpu { reason };
+    let found = gpu::count().map_err(no_gpu)?;
+    gpu::check_kernels().map_err(no_gpu)?;
+    match found >= n_gpus {
+        true => Ok(DeviceKind::Cuda { n_gpus }),
+        false => Err(no_gpu(format!("there are {found} GPUs"))),
+    }
 }
 
 /// A folder wins over a hub id of the same name.

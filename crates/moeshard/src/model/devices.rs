@@ -3,9 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use moeshard_cuda::driver::gpu::Gpu;
+use moeshard_cuda::{CudaConfig, CudaDevice};
 use moeshard_encoder::model::Model;
-use moeshard_engine::{CpuRanks, Layout, RankEngine, StartError};
+use moeshard_engine::{CpuRanks, DeviceMaker, Layout, RankEngine, StartError};
+use moeshard_tensor::collective::Collective;
 use moeshard_tensor::cpu::Isa;
+use moeshard_tensor::device::DeviceError;
 
 use super::config::ComputeConfig;
 use super::load::dtype;
@@ -15,6 +19,14 @@ use super::load::dtype;
 pub enum DeviceKind {
     /// The cores of this machine.
     Cpu,
+    /// NVIDIA GPUs.
+    Cuda {
+        /// Ranks are dealt out to so many.
+        n_gpus: usize,
+    },
+    /// The kernels of GPUs on the CPU, in builds for tests.
+    #[cfg(feature = "emulated")]
+    Emulated,
 }
 
 impl DeviceKind {
@@ -23,6 +35,9 @@ impl DeviceKind {
     pub fn kernels(self) -> String {
         match self {
             Self::Cpu => Isa::detect().to_string(),
+            Self::Cuda { .. } => "CUDA".to_owned(),
+            #[cfg(feature = "emulated")]
+            Self::Emulated => "emulated CUDA".to_owned(),
         }
     }
 }
@@ -31,6 +46,9 @@ impl fmt::Display for DeviceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Cpu => "cpu",
+            Self::Cuda { .. } => "cuda",
+            #[cfg(feature = "emulated")]
+            Self::Emulated => "emulated",
         })
     }
 }
@@ -54,6 +72,57 @@ pub(super) fn start(
             };
             RankEngine::start(model, layout, cores, progress)
         }
+        DeviceKind::Cuda { n_gpus } => {
+            let gpus = GpuRanks {
+                config: cuda_config(model, compute),
+                n_gpus,
+            };
+            RankEngine::start(model, layout, gpus, progress)
+        }
+        #[cfg(feature = "emulated")]
+        DeviceKind::Emulated => {
+            let ranks = EmulatedRanks(cuda_config(model, compute));
+            RankEngine::start(model, layout, ranks, progress)
+        }
+    }
+}
+
+/// Ranks on GPUs, dealt out in turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GpuRanks {
+    pub(crate) config: CudaConfig,
+    pub(crate) n_gpus: usize,
+}
+
+impl DeviceMaker for GpuRanks {
+    type Device = CudaDevice<Gpu>;
+
+    fn make(&self, collective: Box<dyn Collective>) -> Result<Self::Device, DeviceError> {
+        let gpu = Gpu::open(collective.rank() % self.n_gpus)?;
+        CudaDevice::new(self.config, gpu, collective)
+    }
+}
+
+/// Ranks on emulated GPUs, one each.
+#[cfg(feature = "emulated")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EmulatedRanks(pub(crate) CudaConfig);
+
+#[cfg(feature = "emulated")]
+impl DeviceMaker for EmulatedRanks {
+    type Device = CudaDevice<moeshard_cuda::driver::emulated::Emulated>;
+
+    fn make(&self, collective: Box<dyn Collective>) -> Result<Self::Device, DeviceError> {
+        let driver = moeshard_cuda::driver::emulated::Emulated::new();
+        CudaDevice::new(self.0, driver, collective)
+    }
+}
+
+/// What a model needs of a GPU.
+pub(crate) fn cuda_config(model: &Model, compute: &ComputeConfig) -> CudaConfig {
+    CudaConfig {
+        dtype: dtype(model, compute),
+        is_eager: false,
     }
 }
 

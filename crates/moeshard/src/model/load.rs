@@ -11,7 +11,7 @@ use moeshard_engine::RankEngine;
 use moeshard_tensor::dtype::DType;
 
 use super::config::ComputeConfig;
-use super::devices;
+use super::devices::{self, DeviceKind};
 use super::open::Opened;
 use crate::footprint::bytes_to_read;
 use crate::progress::Progress;
@@ -73,10 +73,15 @@ fn start(model: &Arc<Model>, compute: &ComputeConfig, place: &str) -> Result<Ran
 }
 
 /// The format that weights are kept in: the user's choice, or the checkpoint's own. Rounding
-/// float32 weights saves memory and loses digits, which nobody should get unasked.
+/// float32 weights saves memory and loses digits, which nobody should get unasked; but a GPU's tensor
+/// cores take 16 bits alone, and without them it is a tenth of itself.
 #[must_use]
 pub fn dtype(model: &Model, compute: &ComputeConfig) -> DType {
-    compute.dtype.unwrap_or(model.settings.weights_dtype)
+    let own = match (model.settings.weights_dtype, compute.device) {
+        (DType::F32, DeviceKind::Cuda { .. }) => DType::BF16,
+        (own, _) => own,
+    };
+    compute.dtype.unwrap_or(own)
 }
 
 /// What clients are told of a model.

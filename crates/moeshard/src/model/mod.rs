@@ -14,6 +14,8 @@ mod open;
 pub use args::{ComputeArgs, HeadArgs, ModelArgs};
 pub use config::{ComputeConfig, ModelConfig, Source};
 pub use devices::DeviceKind;
-pub(crate) use devices::cpu_ranks;
+#[cfg(feature = "emulated")]
+pub(crate) use devices::EmulatedRanks;
+pub(crate) use devices::{GpuRanks, cpu_ranks, cuda_config};
 pub use load::{Loaded, describe, dtype, load};
 pub use open::{Opened, open};

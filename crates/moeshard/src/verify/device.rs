@@ -14,7 +14,9 @@ use moeshard_engine::placement::place;
 use moeshard_tensor::collective::{Collective, Solo, in_process};
 use moeshard_tensor::device::{Device, Routing};
 
-use crate::model::{ComputeConfig, DeviceKind, cpu_ranks};
+#[cfg(feature = "emulated")]
+use crate::model::EmulatedRanks;
+use crate::model::{ComputeConfig, DeviceKind, GpuRanks, cpu_ranks, cuda_config};
 
 /// The longest that a rank waits for the others.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -42,6 +44,15 @@ pub(super) fn run(
 ) -> Result<Vec<Trace>> {
     match compute.device {
         DeviceKind::Cpu => run_on(&cpu_ranks(model, compute), model, compute, sequences),
+        DeviceKind::Cuda { n_gpus } => {
+            let config = cuda_config(model, compute);
+            run_on(&GpuRanks { config, n_gpus }, model, compute, sequences)
+        }
+        #[cfg(feature = "emulated")]
+        DeviceKind::Emulated => {
+            let ranks = EmulatedRanks(cuda_config(model, compute));
+            run_on(&ranks, model, compute, sequences)
+        }
     }
 }
 

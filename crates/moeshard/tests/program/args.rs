@@ -47,9 +47,22 @@ fn impossible_values_are_named_with_what_is_possible() {
         &["--payload-limit", "0"],
         "--payload-limit must be at least 1, got 0",
     );
-    check(&["--gpus", "2"], "this build has no CUDA engine yet");
-    check(&["--device", "cuda"], "this build has no CUDA engine yet");
-    check(&["--device", "tpu"], "--device must be cpu, got `tpu`");
+    check(
+        &["--gpus", "2"],
+        "--gpus 2 cannot be used yet: one GPU at most",
+    );
+    check(
+        &["--device", "cpu", "--gpus", "1"],
+        "--gpus 1 has no effect without --device cuda",
+    );
+    check(
+        &["--device", "cuda", "--gpus", "0"],
+        "--gpus must be at least 1, got 0",
+    );
+    check(
+        &["--device", "tpu"],
+        "--device must be cpu or cuda, got `tpu`",
+    );
     check(
         &["--capacity-factor", "1.5"],
         "--capacity-factor 1.5 has no effect without --experts capacity; got --experts auto",

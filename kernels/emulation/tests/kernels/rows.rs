@@ -110,7 +110,8 @@ fn norms_of<T: Element>() {
         let sums: Vec<f64> = (0..n).map(sum).collect();
         let expected = normed(&sums, width, &weight, &norm_bias, rule);
         // Apart, in place of x, in place of y.
-        for place in 0..if has_y { 3 } else { 2 } {
+        let n_places = if has_y { 3 } else { 2 };
+        for (place, &seed) in SEEDS[..n_places].iter().enumerate() {
             let mut out = room(n_tokens, width);
             if place > 0 {
                 out[..n].copy_from_slice(if place == 1 { &x } else { &y });
@@ -143,7 +144,7 @@ fn norms_of<T: Element>() {
                 cols,
                 out_at
             ];
-            run_rows::<T>("norm", n_tokens, SEEDS[place], &mut args);
+            run_rows::<T>("norm", n_tokens, seed, &mut args);
             let what = format!("{shape:?} {rule:?}, place {place}");
             assert_rows(&out, &expected, 20.0, &what);
         }

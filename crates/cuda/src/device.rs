@@ -25,7 +25,7 @@ const ROUTER_TOKENS: usize = 32;
 /// Assignments of a block that sorts them.
 const CHUNK: usize = 1024;
 /// Experts of a token, at most.
-const MOST_EXPERTS: usize = 8;
+const MOST_EXPERTS: usize = 32;
 /// Warps of a block.
 const WARPS: usize = 8;
 /// Tables of an embedding, at most.

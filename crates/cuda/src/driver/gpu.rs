@@ -13,9 +13,6 @@ use moeshard_tensor::device::{DeviceError, Result};
 
 use super::{Address, Driver, Launch, Properties};
 
-/// Dynamic shared memory that needs no permission.
-const SHARED_BYTES: u32 = 48 << 10;
-
 /// Bytes of each of two pinned buffers: one is filled while the other is copied.
 const STAGING_BYTES: usize = 4 << 20;
 
@@ -33,7 +30,8 @@ pub struct Gpu {
 #[derive(Clone, Copy)]
 struct Function {
     handle: sys::CUfunction,
-    /// Dynamic shared memory that it may have.
+    /// Dynamic shared memory that it has leave to use: with its static memory it may be more than the
+    /// 48 KiB that need none.
     shared_bytes: u32,
 }
 
@@ -202,10 +200,9 @@ fn load_kernels(properties: &Properties) -> Result<Loaded> {
             let c_name = CString::new(kernel).map_err(|e| DeviceError::SetUp(e.to_string()))?;
             // SAFETY: the module is loaded.
             let handle = unsafe { result::module::get_function(module, c_name) }.map_err(set_up)?;
-            let shared_bytes = SHARED_BYTES;
             let function = Function {
                 handle,
-                shared_bytes,
+                shared_bytes: 0,
             };
             functions.insert(kernel, function);
         }

@@ -1,0 +1,192 @@
+//! What a layer of experts asks of the driver: how many launches, graphs, allocations and waits.
+
+use std::time::Duration;
+
+use moeshard_cuda::driver::emulated::{Counts, Emulated};
+use moeshard_cuda::{CudaConfig, CudaDevice};
+use moeshard_tensor::checkpoint::HostTensor;
+use moeshard_tensor::collective::{Collective, Solo, in_process};
+use moeshard_tensor::device::{
+    Activation, Device, EmbeddingRows, ExpertSlice, HostMatrix, MatrixLayout, Norm, NormKind,
+    RouterRule,
+};
+use moeshard_tensor::dtype::DType;
+
+const D_MODEL: usize = 16;
+const HIDDEN: usize = 24;
+
+type Gpu = CudaDevice<Emulated>;
+
+/// Numbers without a pattern, of which `seed` chooses.
+fn numbers(n: usize, seed: usize) -> Vec<f32> {
+    let number = |i: usize| ((i * 7 + seed * 31) as f32 * 0.618_034).fract() - 0.5;
+    (0..n).map(number).collect()
+}
+
+fn matrix(n_out: usize, n_in: usize, seed: usize) -> HostMatrix<'static> {
+    HostMatrix {
+        tensor: HostTensor::from_f32([n_out, n_in], &numbers(n_out * n_in, seed)),
+        layout: MatrixLayout::OutIn,
+    }
+}
+
+fn vector(n: usize, seed: usize) -> HostTensor<'static> {
+    HostTensor::from_f32([n], &numbers(n, seed))
+}
+
+/// A layer of experts after an embedding.
+struct Layer {
+    device: Gpu,
+    table: <Gpu as Device>::Table,
+    router: <Gpu as Device>::Matrix,
+    experts: <Gpu as Device>::Experts,
+    norm: Norm<<Gpu as Device>::Vector>,
+    top_k: usize,
+}
+
+impl Layer {
+    fn new(end: Box<dyn Collective>, n_experts: usize, top_k: usize) -> Self {
+        let config = CudaConfig {
+            dtype: DType::F32,
+            is_eager: false,
+        };
+        let device = Gpu::new(config, Emulated::new(), end).expect("a device");
+        let slice = |expert_idx| ExpertSlice {
+            expert_idx,
+            w_in: matrix(HIDDEN, D_MODEL, expert_idx),
+            b_in: Some(vector(HIDDEN, expert_idx)),
+            w_out: matrix(D_MODEL, HIDDEN, expert_idx + 1),
+            b_out: None,
+        };
+        let slices = (0..n_experts).map(slice).collect();
+        let experts = device.load_experts(n_experts, slices, Activation::Gelu);
+        let table = device.load_table(&HostTensor::from_f32(
+            [9, D_MODEL],
+            &numbers(9 * D_MODEL, 3),
+        ));
+        let router = device.load_exact_matrix(&matrix(n_experts, D_MODEL, 5));
+        let norm = Norm {
+            kind: NormKind::Layer,
+            eps: 1e-5,
+            weight: device.load_vector(&[vector(D_MODEL, 1)]).expect("a norm"),
+            bias: None,
+        };
+        Self {
+            table: table.expect("a table"),
+            router: router.expect("a router"),
+            experts: experts.expect("experts"),
+            norm,
+            top_k,
+            device,
+        }
+    }
+
+    /// Runs the layer; its result, and what the layer without the embedding asked for.
+    fn run(&self, ids: &[u32], n_rows: &[usize]) -> (Vec<f32>, Counts) {
+        let device = &self.device;
+        let rows = EmbeddingRows {
+            table: &self.table,
+            row_idx: ids,
+            scale: 1.0,
+        };
+        let x = device.embed(&[rows], None).expect("an embedding");
+        // What the embedding costs is not the layer's.
+        device.to_host(&x).expect("rows");
+        let before = device.driver().counts();
+        let rule = RouterRule {
+            top_k: self.top_k,
+            normalize: true,
+        };
+        let routing = device.route(&x, &self.router, rule).expect("a routing");
+        let y = match n_rows.len() {
+            1 => device.expert_ffn(&x, &routing, &self.experts),
+            _ => {
+                let all = device.all_gather(&x, n_rows).expect("rows");
+                let routing = device
+                    .all_gather_routing(&routing, n_rows)
+                    .expect("routing");
+                let partial = device.expert_ffn(&all, &routing, &self.experts);
+                device.reduce_scatter(&partial.expect("a sum"), n_rows)
+            }
+        };
+        let mut y = device.scale(&y.expect("a sum"), 0.5).expect("a product");
+        device
+            .add(&mut y, &x, None, Some(&self.norm))
+            .expect("a norm");
+        let asked = device.driver().counts();
+        let out = device.to_host(&y).expect("rows");
+        let after = device.driver().counts();
+        assert!(
+            n_rows.len() > 1 || asked == before,
+            "something ran before it was wanted"
+        );
+        let counts = Counts {
+            n_launches: after.n_launches - before.n_launches,
+            n_replays: after.n_replays - before.n_replays,
+            n_captures: after.n_captures - before.n_captures,
+            n_allocations: after.n_allocations - before.n_allocations,
+            n_waits: after.n_waits - before.n_waits,
+        };
+        (out, counts)
+    }
+}
+
+/// Ids below nine, of which `seed` chooses: other ids are routed otherwise.
+fn ids(n: usize, seed: usize) -> Vec<u32> {
+    (0..n).map(|i| ((i * 5 + seed) % 9) as u32).collect()
+}
+
+#[test]
+fn a_layer_is_six_launches_whatever_the_experts_and_the_routing() {
+    for (n_experts, top_k, n_tokens) in [(1, 1, 1), (2, 2, 40), (40, 1, 7), (65, 3, 700)] {
+        let layer = Layer::new(Box::new(Solo), n_experts, top_k);
+        for seed in [0, 1, 4] {
+            // With residual and norm.
+            let (_, counts) = layer.run(&ids(n_tokens, seed), &[n_tokens]);
+            assert_eq!(
+                counts.n_launches, 6,
+                "{n_experts} experts, {n_tokens} tokens"
+            );
+            // For the result alone.
+            assert_eq!(counts.n_waits, 1);
+        }
+    }
+}
+
+#[test]
+fn ranks_have_one_launch_more_for_what_is_added_to_their_sum() {
+    for n_ranks in [2, 3] {
+        let ends = in_process(n_ranks, Duration::from_secs(60));
+        let n_rows = vec![5; n_ranks];
+        std::thread::scope(|scope| {
+            for end in ends {
+                let n_rows = &n_rows;
+                scope.spawn(move || {
+                    let layer = Layer::new(Box::new(end), 4, 2);
+                    let (_, counts) = layer.run(&ids(5, 2), n_rows);
+                    // Scaled and added to are two more here, where the sum comes from other ranks.
+                    assert_eq!(counts.n_launches, 6 + 2);
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn passes_of_about_a_size_share_a_graph_and_allocate_nothing() {
+    let layer = Layer::new(Box::new(Solo), 6, 2);
+    let lone = |seed: usize, n| Layer::new(Box::new(Solo), 6, 2).run(&ids(n, seed), &[n]).0;
+    for (i, (n_tokens, seed)) in [(20, 0), (32, 1), (17, 2), (32, 3)].into_iter().enumerate() {
+        let (out, counts) = layer.run(&ids(n_tokens, seed), &[n_tokens]);
+        // Launch by launch when it is new, then captured, then only replayed.
+        assert_eq!(counts.n_captures, u64::from(i == 1), "pass {i}");
+        assert_eq!(counts.n_replays, u64::from(i > 0), "pass {i}");
+        assert_eq!(counts.n_allocations > 0, i == 0, "pass {i}");
+        assert_eq!(out, lone(seed, n_tokens), "pass {i}");
+    }
+    // A larger batch needs more memory, which moves; graphs that know the old place are not used.
+    for (n_tokens, seed) in [(300, 4), (20, 5), (300, 6), (20, 7), (300, 8)] {
+        let (out, _) = layer.run(&ids(n_tokens, seed), &[n_tokens]);
+        assert_eq!(out, lone(seed, n_tokens), "{n_tokens} tokens");
+    }
+}

@@ -34,7 +34,6 @@ fn check(case: &str, layout: Layout) {
     let (expected, expected_stats) = run(spec, checkpoint, layout, &ids);
     let config = CudaConfig {
         dtype: layout.dtype,
-        is_eager: false,
     };
     let make = |end, _: &[usize]| CudaDevice::new(config, Emulated::new(), end).expect("a device");
     let ends = ends(layout.n_ranks);

@@ -143,7 +143,7 @@ impl<D: Device<Routing = Routing>> Device for Imposed<D> {
             norm: Option<&Norm<D::Vector>>,
         ) -> Result<()>;
         fn attention(
-            qkv: &D::Tensor,
+            qkv: &mut D::Tensor,
             cu_seqlens: &[usize],
             shape: &AttentionShape,
             bias: Option<&D::Vector>,

@@ -38,8 +38,6 @@ const MOST_COUNTERS: usize = 1023;
 pub struct CudaConfig {
     /// In which weights and activations are kept. Sums are f32, and so are norms, softmax and router.
     pub dtype: DType,
-    /// Run every operation when it is asked for and wait for it, so that it can be timed.
-    pub is_eager: bool,
 }
 
 /// One rank on a GPU. It belongs to the thread that made it.
@@ -54,6 +52,8 @@ pub struct CudaDevice<R: Driver> {
     costs: RefCell<Vec<u64>>,
     expert_bytes: Cell<u64>,
     pub(crate) rotations: RefCell<Vec<Rotations<R>>>,
+    /// Whether every operation runs, and is waited for, when it is asked for.
+    is_eager: Cell<bool>,
     pub(crate) driver: Rc<R>,
 }
 
@@ -74,6 +74,7 @@ impl<R: Driver> CudaDevice<R> {
             costs: RefCell::new(vec![0]),
             expert_bytes: Cell::new(0),
             rotations: RefCell::default(),
+            is_eager: Cell::new(false),
             driver,
         })
     }
@@ -81,6 +82,11 @@ impl<R: Driver> CudaDevice<R> {
     /// The driver that it was made with.
     pub fn driver(&self) -> &R {
         &self.driver
+    }
+
+    /// Whether to run every operation when it is asked for and wait for it, so that it can be timed.
+    pub fn set_eager(&self, is_eager: bool) {
+        self.is_eager.set(is_eager);
     }
 
     /// A tensor of what was noted last; timed if asked.
@@ -102,7 +108,7 @@ impl<R: Driver> CudaDevice<R> {
 
     /// After an operation.
     fn noted(&self) -> Result<()> {
-        if !self.config.is_eager {
+        if !self.is_eager.get() {
             return Ok(());
         }
         self.run()?;
@@ -500,7 +506,7 @@ impl<R: Driver> Device for CudaDevice<R> {
 
     fn attention(
         &self,
-        qkv: &Tensor,
+        qkv: &mut Tensor,
         cu_seqlens: &[usize],
         shape: &AttentionShape,
         bias: Option<&Vector<R>>,

@@ -14,6 +14,7 @@ mod experts;
 mod memory;
 mod operations;
 mod pass;
+pub mod peak;
 mod tensor;
 mod weights;
 

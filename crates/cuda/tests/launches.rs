@@ -46,10 +46,7 @@ struct Layer {
 
 impl Layer {
     fn new(end: Box<dyn Collective>, n_experts: usize, top_k: usize) -> Self {
-        let config = CudaConfig {
-            dtype: DType::F32,
-            is_eager: false,
-        };
+        let config = CudaConfig { dtype: DType::F32 };
         let device = Gpu::new(config, Emulated::new(), end).expect("a device");
         let slice = |expert_idx| ExpertSlice {
             expert_idx,

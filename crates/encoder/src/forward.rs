@@ -235,11 +235,11 @@ impl<D: Device> Encoder<D> {
         norm: Option<&Norm<D::Vector>>,
         batch: &RankBatch<'_>,
     ) -> DeviceResult<D::Tensor> {
-        let qkv = self.linear(x, &layer.qkv, Activation::Identity)?;
+        let mut qkv = self.linear(x, &layer.qkv, Activation::Identity)?;
         let bias = self.weights.relative_bias.as_ref();
-        let heads = self
-            .device
-            .attention(&qkv, batch.cu_seqlens, &self.spec.attention, bias)?;
+        let heads =
+            self.device
+                .attention(&mut qkv, batch.cu_seqlens, &self.spec.attention, bias)?;
         let Linear { weight, bias } = &layer.attention_out;
         let (bias, plain) = (bias.as_ref(), Activation::Identity);
         self.device

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
 use anyhow::Result;
+use moeshard_cuda::driver::{Properties, gpu};
 use moeshard_tensor::cpu::Isa;
 
 use crate::display::size;
@@ -41,10 +42,10 @@ pub fn run(args: DoctorArgs) -> Result<()> {
         line("", &version)?;
     }
     line("NCCL", &machine::nccl().to_string())?;
-    line(
-        "GPUs",
-        "this build has no CUDA engine yet: --gpus cannot be used",
-    )?;
+    line("CUDA kernels", &cuda_kernels())?;
+    for gpu in gpus() {
+        line("GPU", &gpu)?;
+    }
     line("hub", &hub())?;
     line("hub cache", &cache(&machine::hub_cache_dir()))?;
     line("port", &port(args.port))?;
@@ -72,6 +73,35 @@ fn kernels() -> String {
         Isa::detect(),
         available.join(", ")
     )
+}
+
+fn cuda_kernels() -> String {
+    match gpu::check_kernels() {
+        Ok(()) => "in this program, for compute capability 8.0 and above".to_owned(),
+        Err(reason) => reason,
+    }
+}
+
+/// One line each, or why there is none.
+fn gpus() -> Vec<String> {
+    let describe = |gpu: Properties| {
+        let (major, minor) = gpu.capability;
+        let is_old = major < 8;
+        format!(
+            "{}, {}, compute capability {major}.{minor}{}",
+            gpu.name,
+            size(gpu.n_bytes),
+            if is_old {
+                ": too old"
+            } else {
+                ", to be used with --gpus 1"
+            }
+        )
+    };
+    match gpu::list() {
+        Ok(gpus) => gpus.into_iter().map(describe).collect(),
+        Err(reason) => vec![reason],
+    }
 }
 
 fn hub() -> String {

@@ -5,11 +5,12 @@ use std::io::{self, Write};
 use anyhow::Result;
 use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::Strategy;
+use moeshard_tensor::dtype::DType;
 
 use crate::arg_error::ArgError;
 use crate::display::{Table, count, listed, size};
 use crate::footprint::{Parameters, largest_rank};
-use crate::model::{ComputeConfig, ModelArgs, ModelConfig, Opened, describe, dtype, open};
+use crate::model::{ComputeConfig, ModelArgs, ModelConfig, Opened, describe, open};
 
 /// Flags of `moeshard inspect`.
 #[derive(Clone, Debug, clap::Args)]
@@ -107,17 +108,40 @@ fn show_parameters(model: &Model, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out)
 }
 
-/// Capacity lays experts out as `parallel` does.
+/// In the format that was asked for, or in each that there is: bfloat16 and float16 take the same.
 fn show_memory(
     model: &Model,
     compute: &ComputeConfig,
     max_ranks: usize,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let dtype = dtype(model, compute);
+    let dtypes = match compute.dtype {
+        Some(dtype) => vec![dtype],
+        None => vec![DType::F32, DType::BF16],
+    };
+    for (i, dtype) in dtypes.into_iter().enumerate() {
+        if i > 0 {
+            writeln!(out)?;
+        }
+        show_memory_in(model, dtype, max_ranks, out)?;
+    }
+    Ok(())
+}
+
+/// Capacity lays experts out as `parallel` does.
+fn show_memory_in(
+    model: &Model,
+    dtype: DType,
+    max_ranks: usize,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let name = match dtype {
+        DType::F32 => "float32",
+        DType::BF16 | DType::F16 => "bfloat16 or float16",
+    };
     writeln!(
         out,
-        "weights of the largest rank as {dtype}, by layout of the experts"
+        "weights of the largest rank (a GPU each with --gpus) as {name}, by layout of the experts"
     )?;
     let mut table = Table::new(["ranks", "sharded", "parallel", "replicated"]);
     for n_ranks in 1..=max_ranks {

@@ -88,12 +88,14 @@ fn attention(c: &mut Criterion) {
                 scale: 0.125,
                 position,
             };
-            let qkv = Tensor::new(n_seqs * n, 3 * D_MODEL, numbers(n_seqs * n * 3 * D_MODEL));
+            let mut qkv = Tensor::new(n_seqs * n, 3 * D_MODEL, numbers(n_seqs * n * 3 * D_MODEL));
             let cu_seqlens: Vec<_> = (0..=n_seqs).map(|i| i * n).collect();
             let bias = (name == "t5").then(|| numbers(32 * 12));
             group.throughput(Throughput::Elements((2 * n_seqs * n * n * D_MODEL) as u64));
             group.bench_function(BenchmarkId::new(name, format!("{n_seqs}x{n}")), |b| {
-                b.iter(|| black_box(device.attention(&qkv, &cu_seqlens, &shape, bias.as_ref())));
+                b.iter(|| {
+                    black_box(device.attention(&mut qkv, &cu_seqlens, &shape, bias.as_ref()))
+                });
             });
         }
     }

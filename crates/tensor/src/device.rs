@@ -362,12 +362,13 @@ pub trait Device {
     /// Bidirectional attention within each sequence.
     ///
     /// # Shapes
-    /// - `qkv`: `[n_tokens, 3 · n_heads · head_dim]`, queries then keys then values
+    /// - `qkv`: `[n_tokens, 3 · n_heads · head_dim]`, queries then keys then values; what it holds
+    ///   afterwards is arbitrary
     /// - `bias`: `[n_buckets · n_heads]` for [`PositionRule::RelativeBias`]
     /// - returns `[n_tokens, n_heads · head_dim]`
     fn attention(
         &self,
-        qkv: &Self::Tensor,
+        qkv: &mut Self::Tensor,
         cu_seqlens: &[usize],
         shape: &AttentionShape,
         bias: Option<&Self::Vector>,

@@ -375,7 +375,7 @@ impl<D: Device> Device for Timed<D> {
 
     fn attention(
         &self,
-        qkv: &Self::Tensor,
+        qkv: &mut Self::Tensor,
         cu_seqlens: &[usize],
         shape: &AttentionShape,
         bias: Option<&Self::Vector>,
@@ -388,8 +388,9 @@ impl<D: Device> Device for Timed<D> {
             flops: 4 * (n_scores * width) as u64,
             n_bytes: (qkv.n_bytes() + qkv.n_rows * width * DType::F32.size()) as u64,
         };
+        let inner = &mut qkv.inner;
         let out = self.run(Operation::plain("attention", []), work, |d| {
-            d.attention(&qkv.inner, cu_seqlens, shape, bias)
+            d.attention(inner, cu_seqlens, shape, bias)
         })?;
         Ok(Shaped::rows(out, qkv.n_rows, width))
     }

@@ -106,8 +106,8 @@ fn layer<D: Device>(device: &D) -> Vec<f32> {
     let run = || {
         let x = device.embed(&rows, None)?;
         let h = device.norm(&x, &norm)?;
-        let qkv = device.linear(&h, &qkv, None, Activation::Identity, None, None)?;
-        let h = device.attention(&qkv, &CU_SEQLENS, &shape, None)?;
+        let mut qkv = device.linear(&h, &qkv, None, Activation::Identity, None, None)?;
+        let h = device.attention(&mut qkv, &CU_SEQLENS, &shape, None)?;
         let mut sum = h;
         device.add(&mut sum, &x, None, None)?;
         let x = device.ffn(&sum, &ffn, &sum, None)?;

@@ -74,6 +74,20 @@ pub fn count() -> std::result::Result<usize, String> {
     }
 }
 
+/// Every GPU that the driver finds.
+///
+/// # Errors
+/// As [`count`].
+pub fn list() -> std::result::Result<Vec<Properties>, String> {
+    let of = |idx| {
+        let device = result::device::get(idx as i32)?;
+        properties(device)
+    };
+    (0..count()?)
+        .map(|idx| of(idx).map_err(|e| format!("GPU {idx}: {}", reason(e))))
+        .collect()
+}
+
 /// What the kernels were built without, if they were.
 ///
 /// # Errors

@@ -7,13 +7,28 @@ mod report;
 
 use std::io::{self, Write};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 pub use args::{BenchArgs, BenchConfig, Shape, Until};
 
-use crate::model::{DeviceKind, Opened, cpu_ranks, open};
+use moeshard_cuda::CudaDevice;
+use moeshard_cuda::driver::Driver;
+use moeshard_cuda::peak::{self, Effort};
+use moeshard_engine::DeviceMaker;
+
+use crate::machine;
+#[cfg(feature = "emulated")]
+use crate::model::EmulatedRanks;
+use crate::model::{DeviceKind, GpuRanks, Opened, cpu_ranks, cuda_config, open};
 use measure::Bench;
-use report::{Peak, Report};
+use report::{Machine, Peak, Report};
+
+/// An emulated GPU takes a second for what a real one does in a microsecond.
+#[cfg(feature = "emulated")]
+const LITTLE: Effort = Effort {
+    n_steps: 1,
+    read_bytes: 1 << 12,
+};
 
 /// Benches a model.
 ///
@@ -24,7 +39,18 @@ pub fn run(args: BenchArgs) -> Result<()> {
     let opened = open(&config.model)?;
     let report = match config.model.compute.device {
         DeviceKind::Cpu => on_cpu(&config, opened)?,
-        device => bail!("bench measures on the CPU alone so far, not on {device}"),
+        DeviceKind::Cuda { n_gpus } => {
+            let gpus = GpuRanks {
+                config: cuda_config(&opened.model, &config.model.compute),
+                n_gpus,
+            };
+            on_gpu(&config, opened, &gpus, Effort::GPU)?
+        }
+        #[cfg(feature = "emulated")]
+        DeviceKind::Emulated => {
+            let ranks = EmulatedRanks(cuda_config(&opened.model, &config.model.compute));
+            on_gpu(&config, opened, &ranks, LITTLE)?
+        }
     };
     let mut out = io::stdout().lock();
     if config.json {
@@ -45,7 +71,44 @@ fn on_cpu(config: &BenchConfig, opened: Opened) -> Result<Report> {
     let peak = Peak::measure(bench.device(), cores.dtype);
     let measured = bench.run_all(&config.shapes, config.until)?;
     let peak = peak.or_higher(&Peak::measure(bench.device(), cores.dtype));
-    let mut report = Report::new(opened.name, cores, peak);
+    let machine = Machine {
+        processor: machine::processor(),
+        dtype: cores.dtype,
+        kernels: cores.isa.to_string(),
+        n_threads: Some(cores.n_threads),
+    };
+    let mut report = Report::new(opened.name, machine, peak);
+    for (&shape, measured) in config.shapes.iter().zip(&measured) {
+        report.add(shape, measured);
+    }
+    Ok(report)
+}
+
+/// On one GPU, beside what it could do at most.
+fn on_gpu<R: Driver>(
+    config: &BenchConfig,
+    opened: Opened,
+    gpus: &impl DeviceMaker<Device = CudaDevice<R>>,
+    effort: Effort,
+) -> Result<Report> {
+    let (model, compute) = (&opened.model, &config.model.compute);
+    let bench = Bench::load(model, compute, gpus).with_context(|| opened.place.clone())?;
+    let device = bench.device();
+    let peak = Peak::of_gpu(peak::Peak::measure(device, effort)?);
+    let mut measured = bench.run_all(&config.shapes, config.until)?;
+    // By themselves, which takes longer than as a graph.
+    device.set_eager(true);
+    let operations = bench.run_all(&config.shapes, config.until)?;
+    for (whole, parts) in measured.iter_mut().zip(operations) {
+        whole.operations = parts.operations;
+    }
+    let machine = Machine {
+        processor: Some(device.driver().properties().name.clone()),
+        dtype: crate::model::dtype(model, compute),
+        kernels: compute.device.kernels(),
+        n_threads: None,
+    };
+    let mut report = Report::new(opened.name, machine, peak);
     for (&shape, measured) in config.shapes.iter().zip(&measured) {
         report.add(shape, measured);
     }

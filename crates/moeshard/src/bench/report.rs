@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use moeshard_engine::CpuRanks;
+use moeshard_cuda::peak as gpu_peak;
 use moeshard_tensor::cpu::{CpuDevice, peak};
 use moeshard_tensor::dtype::DType;
 use serde::Serialize;
@@ -11,21 +11,30 @@ use serde::Serialize;
 use super::args::Shape;
 use super::measure::{Measure, Measured, median};
 use crate::display::{Table, count};
-use crate::machine;
 
 /// Everything that a bench found, with what it was run on.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     /// Of this program.
     version: &'static str,
-    processor: Option<String>,
     model: String,
-    /// How weights are kept.
-    dtype: String,
-    kernels: String,
-    n_threads: usize,
+    #[serde(flatten)]
+    machine: Machine,
     peak: Peak,
     shapes: Vec<ShapeReport>,
+}
+
+/// What a model was run on.
+#[derive(Debug, Serialize)]
+pub(super) struct Machine {
+    /// Of the CPU or the GPU.
+    pub(super) processor: Option<String>,
+    /// How weights are kept.
+    #[serde(serialize_with = "as_text")]
+    pub(super) dtype: DType,
+    pub(super) kernels: String,
+    /// `None` on a GPU.
+    pub(super) n_threads: Option<usize>,
 }
 
 /// What the device could do at most.
@@ -88,6 +97,15 @@ impl Peak {
         }
     }
 
+    /// What was measured of a GPU.
+    pub(super) fn of_gpu(peak: gpu_peak::Peak) -> Self {
+        Self {
+            f32_gflop_per_s: giga(peak.f32_flops),
+            weights_gflop_per_s: giga(peak.weights_flops),
+            read_gb_per_s: giga(peak.read_bytes),
+        }
+    }
+
     /// The higher of each.
     pub(super) fn or_higher(&self, other: &Self) -> Self {
         Self {
@@ -106,15 +124,12 @@ impl Peak {
 }
 
 impl Report {
-    /// A report of the cores of this machine, without shapes.
-    pub(super) fn new(model: String, cores: CpuRanks, peak: Peak) -> Self {
+    /// A report without shapes.
+    pub(super) fn new(model: String, machine: Machine, peak: Peak) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
-            processor: machine::processor(),
             model,
-            dtype: cores.dtype.to_string(),
-            kernels: cores.isa.to_string(),
-            n_threads: cores.n_threads,
+            machine,
             peak,
             shapes: Vec::new(),
         }
@@ -149,17 +164,21 @@ impl Report {
             weights_gflop_per_s,
             read_gb_per_s,
         } = self.peak;
-        writeln!(
-            out,
-            "{}: {} on {} of {} kernels",
-            self.model,
-            self.dtype,
-            threads(self.n_threads),
-            self.kernels
-        )?;
+        let Machine {
+            processor,
+            dtype,
+            kernels,
+            n_threads,
+        } = &self.machine;
+        let on = match (n_threads, processor) {
+            (Some(n), _) => threads(*n),
+            (None, Some(name)) => name.clone(),
+            (None, None) => "an unknown device".to_owned(),
+        };
+        writeln!(out, "{}: {dtype} on {on}, {kernels} kernels", self.model)?;
         write!(out, "peak: {f32_gflop_per_s:.0} GFLOP/s in float32, ")?;
-        if self.dtype != DType::F32.to_string() {
-            write!(out, "{weights_gflop_per_s:.0} in {}, ", self.dtype)?;
+        if *dtype != DType::F32 {
+            write!(out, "{weights_gflop_per_s:.0} in {dtype}, ")?;
         }
         writeln!(out, "{read_gb_per_s:.1} GB/s from memory")?;
         self.shapes.iter().try_for_each(|shape| shape.write(out))
@@ -236,6 +255,10 @@ impl OperationReport {
             percent(self.percent_of_bandwidth),
         ]
     }
+}
+
+fn as_text<S: serde::Serializer>(dtype: &DType, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(dtype)
 }
 
 fn threads(n: usize) -> String {

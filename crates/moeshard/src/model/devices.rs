@@ -122,7 +122,6 @@ impl DeviceMaker for EmulatedRanks {
 pub(crate) fn cuda_config(model: &Model, compute: &ComputeConfig) -> CudaConfig {
     CudaConfig {
         dtype: dtype(model, compute),
-        is_eager: false,
     }
 }
 

@@ -351,7 +351,7 @@ impl Device for CpuDevice {
 
     fn attention(
         &self,
-        qkv: &Tensor,
+        qkv: &mut Tensor,
         cu_seqlens: &[usize],
         shape: &AttentionShape,
         bias: Option<&Vec<f32>>,

@@ -100,10 +100,10 @@ fn attention_matches_its_formula() {
                 };
                 // One token, an odd length, one query block and a bit, and nothing at all.
                 let cu_seqlens = [0, 1, 18, 18, 67];
-                let qkv = random.tensor(67, 3 * n_heads * head_dim);
+                let mut qkv = random.tensor(67, 3 * n_heads * head_dim);
                 let bias = matches!(position, PositionRule::RelativeBias { .. })
                     .then(|| random.numbers(32 * n_heads));
-                let found = device.attention(&qkv, &cu_seqlens, &shape, bias.as_ref());
+                let found = device.attention(&mut qkv, &cu_seqlens, &shape, bias.as_ref());
                 let bias = bias.clone().unwrap_or_default();
                 let expected = plain_attention(qkv.as_slice(), &cu_seqlens, &shape, &bias);
                 let what = format!("{shape:?} on {path}");
@@ -129,7 +129,7 @@ fn scores_of_minus_infinity_leave_the_finite_ones_their_weight() {
             scale: 1.0,
             position: PositionRule::None,
         };
-        let out = device.attention(&Tensor::new(n, 3, qkv), &[0, n], &shape, None);
+        let out = device.attention(&mut Tensor::new(n, 3, qkv), &[0, n], &shape, None);
         assert_eq!(out.expect("attention").as_slice()[0], 299.0, "{path}");
     });
 }

@@ -120,7 +120,7 @@ fn overlapping_segments_are_refused() {
         ..CpuConfig::new(DType::F32, 2)
     };
     let device = CpuDevice::new(config, Box::new(Solo)).expect("device");
-    let x = Tensor::new(3, 6, vec![0.0; 18]);
+    let mut x = Tensor::new(3, 6, vec![0.0; 18]);
     let shape = AttentionShape {
         n_heads: 1,
         head_dim: 2,
@@ -129,7 +129,7 @@ fn overlapping_segments_are_refused() {
     };
     for segments in [&[0, 3, 1, 3][..], &[1, 3], &[0, 2], &[]] {
         assert!(
-            device.attention(&x, segments, &shape, None).is_err(),
+            device.attention(&mut x, segments, &shape, None).is_err(),
             "{segments:?}"
         );
         assert!(

@@ -89,6 +89,32 @@ impl<R: Driver> CudaDevice<R> {
         self.is_eager.set(is_eager);
     }
 
+    /// Starts everything that was asked for, without waiting for it.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start(&self) -> Result<()> {
+        self.run()
+    }
+
+    /// Waits until everything that was started is done.
+    ///
+    /// # Errors
+    /// If some of it failed.
+    pub fn wait(&self) -> Result<()> {
+        self.driver.wait()
+    }
+
+    /// Has a tensor computed to its end: what experts have said is summed, which would else wait for someone
+    /// who adds to it.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    pub fn finish(&self, x: &Tensor) -> Result<()> {
+        self.summed(x);
+        self.noted()
+    }
+
     /// A tensor of what was noted last; timed if asked.
     pub(crate) fn tensor(
         &self,

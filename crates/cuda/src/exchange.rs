@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use moeshard_tensor::device::{Device, Result};
+use moeshard_tensor::checks::check;
+use moeshard_tensor::device::{Device, Result, Routing as HostRouting};
 use moeshard_tensor::dtype::DType;
 
 use crate::device::CudaDevice;
@@ -19,7 +20,7 @@ impl<R: Driver> CudaDevice<R> {
         let mut all = vec![0.0; counts.iter().sum()];
         self.collective
             .all_gather(&self.to_host(x)?, &counts, &mut all)?;
-        self.from_host(&all, x, n_rows.iter().sum())
+        self.from_host(&all, (n_rows.iter().sum(), x.n_cols), x.dtype)
     }
 
     pub(crate) fn scatter_rows(&self, x: &Tensor, n_rows: &[usize]) -> Result<Tensor> {
@@ -28,7 +29,7 @@ impl<R: Driver> CudaDevice<R> {
         let mut own = vec![0.0; mine * x.n_cols];
         self.collective
             .reduce_scatter(&self.to_host(x)?, &counts, &mut own)?;
-        self.from_host(&own, x, mine)
+        self.from_host(&own, (mine, x.n_cols), x.dtype)
     }
 
     pub(crate) fn gather_routing(&self, routing: &Routing, n_rows: &[usize]) -> Result<Routing> {
@@ -36,17 +37,43 @@ impl<R: Driver> CudaDevice<R> {
         let counts: Vec<_> = n_rows.iter().map(|n| n * top_k).collect();
         let mine = self.routing_to_host(routing)?;
         let n: usize = counts.iter().sum();
-        let n_tokens = n_rows.iter().sum();
-        let n_padded = padded(n_tokens);
+        let mut all = HostRouting {
+            top_k,
+            expert_idx: vec![0; n],
+            gate_weight: vec![0.0; n],
+        };
         // Gathering copies bits, so indices may travel as floats.
-        let (mut idx, mut gate) = (vec![0_u32; n], vec![0.0_f32; n]);
         let send = bytemuck::cast_slice(&mine.expert_idx);
+        let recv = bytemuck::cast_slice_mut(&mut all.expert_idx);
+        self.collective.all_gather(send, &counts, recv)?;
         self.collective
-            .all_gather(send, &counts, bytemuck::cast_slice_mut(&mut idx))?;
-        self.collective
-            .all_gather(&mine.gate_weight, &counts, &mut gate)?;
+            .all_gather(&mine.gate_weight, &counts, &mut all.gate_weight)?;
+        self.routing_from_host(&all, routing.n_experts)
+    }
+
+    /// A routing over `n_experts` experts, from the host.
+    ///
+    /// # Errors
+    /// If it names an expert that there is not, or the device has failed.
+    pub fn routing_from_host(&self, routing: &HostRouting, n_experts: usize) -> Result<Routing> {
+        let op = "routing_from_host";
+        let kept = routing
+            .expert_idx
+            .iter()
+            .filter(|&&e| e != HostRouting::DROPPED);
+        let largest = kept.max().map_or(0, |&e| e as usize + 1);
+        check(op, "n_experts", n_experts, largest.max(n_experts))?;
+        let (n_tokens, top_k) = (routing.n_tokens(), routing.top_k);
+        check(
+            op,
+            "gates",
+            routing.expert_idx.len(),
+            routing.gate_weight.len(),
+        )?;
+        let n_padded = padded(n_tokens);
+        let (mut idx, mut gate) = (routing.expert_idx.clone(), routing.gate_weight.clone());
         // Tokens that are not there go nowhere.
-        idx.resize(n_padded * top_k, moeshard_tensor::device::Routing::DROPPED);
+        idx.resize(n_padded * top_k, HostRouting::DROPPED);
         gate.resize(n_padded * top_k, 0.0);
         Ok(Routing {
             idx: self.uploaded(bytemuck::cast_slice(&idx))?,
@@ -54,17 +81,31 @@ impl<R: Driver> CudaDevice<R> {
             n_tokens,
             n_padded,
             top_k,
-            n_experts: routing.n_experts,
+            n_experts,
         })
     }
 
-    /// Rows like those of `like`, from the host.
-    fn from_host(&self, numbers: &[f32], like: &Tensor, n_rows: usize) -> Result<Tensor> {
+    /// Rows of `n_cols` in the device's dtype, from the host.
+    ///
+    /// # Errors
+    /// If they are not whole rows, or the device has failed.
+    pub fn rows_from_host(&self, numbers: &[f32], n_cols: usize) -> Result<Tensor> {
+        let n_rows = numbers.len().checked_div(n_cols).unwrap_or(0);
+        check("rows_from_host", "numbers", n_rows * n_cols, numbers.len())?;
+        self.from_host(numbers, (n_rows, n_cols), self.config.dtype)
+    }
+
+    fn from_host(
+        &self,
+        numbers: &[f32],
+        (n_rows, n_cols): (usize, usize),
+        dtype: DType,
+    ) -> Result<Tensor> {
         let n_padded = padded(n_rows);
         let mut rows = numbers.to_vec();
         // Rows that are not there: no garbage that might be no number.
-        rows.resize(n_padded * like.n_cols, 0.0);
-        let bytes = match like.dtype {
+        rows.resize(n_padded * n_cols, 0.0);
+        let bytes = match dtype {
             DType::F32 => bytemuck::cast_slice(&rows).to_vec(),
             DType::BF16 => {
                 let mut halves = vec![bf16::ZERO; rows.len()];
@@ -78,7 +119,7 @@ impl<R: Driver> CudaDevice<R> {
             }
         };
         let content = Content::Rows(self.uploaded(&bytes)?);
-        self.tensor(content, like.dtype, (n_rows, n_padded, like.n_cols))
+        self.tensor(content, dtype, (n_rows, n_padded, n_cols))
     }
 
     /// A piece with these bytes. What was noted has run: the piece may have been in use until then.

@@ -313,7 +313,13 @@ fn inspect_and_doctor_say_what_there_is() {
         assert!(inspected.contains(expect), "{inspected}");
     }
     let machine = shown(&succeeds(&["doctor", "--port", "0"]));
-    for expect in ["NVIDIA driver", "NCCL", "no CUDA engine yet", "would use"] {
+    for expect in [
+        "NVIDIA driver",
+        "NCCL",
+        "CUDA kernels",
+        "no CUDA driver",
+        "would use",
+    ] {
         assert!(machine.contains(expect), "{machine}");
     }
 }

@@ -18,7 +18,7 @@ use crate::tolerance::{Rows, compare};
 
 /// Different rows of activations: more rows than these repeat them, so that plain loops are done in
 /// time and every row is still looked at. Prime, so that no tile of a device repeats with them.
-const MOST_ROWS: usize = 61;
+pub(crate) const MOST_ROWS: usize = 43;
 
 /// What one case draws its numbers from.
 pub(crate) struct Inputs<'a, D> {

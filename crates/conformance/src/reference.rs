@@ -29,14 +29,19 @@ impl Linear {
         let weights = self.weight.chunks_exact(self.n_in);
         let dot = |(out, w): (usize, &[f32])| {
             let bias = self.bias.as_ref().map_or(0.0, |bias| f64::from(bias[out]));
-            let (mut sum, mut size, mut variance) = (bias, bias.abs(), 0.0);
-            for (x, &w) in x.iter().zip(w) {
-                let product = x.value * f64::from(w);
-                sum += product;
-                size += product.abs();
-                variance += (x.spread * f64::from(w)).powi(2);
+            // Several sums side by side: one alone waits for each of its additions.
+            let mut lanes = [[0.0; 3]; 8];
+            for (x, w) in x.chunks(8).zip(w.chunks(8)) {
+                for ((x, &w), [sum, size, variance]) in x.iter().zip(w).zip(&mut lanes) {
+                    let product = x.value * f64::from(w);
+                    *sum += product;
+                    *size += product.abs();
+                    *variance += (x.spread * f64::from(w)).powi(2);
+                }
             }
-            Estimate::new(sum, variance + (SUM * size).powi(2))
+            let total = |i: usize| lanes.iter().map(|lane| lane[i]).sum::<f64>();
+            let size = total(1) + bias.abs();
+            Estimate::new(total(0) + bias, total(2) + (SUM * size).powi(2))
         };
         weights.enumerate().map(dot).collect()
     }
@@ -152,7 +157,7 @@ pub(crate) fn norm_row(x: &[Estimate], norm: &Norm<Vec<f32>>) -> Vec<Estimate> {
         let y = scaled(x);
         let of_inputs = x.spread.powi(2) + of_mean + y * y * of_factor;
         let size = (x.value.abs() + mean.abs()) * factor + y.abs();
-        let rounding = SUM / 2.0 * (size * weight.abs() + bias.abs());
+        let rounding = SUM * (size * weight.abs() + bias.abs());
         let variance = (factor * weight).powi(2) * of_inputs + rounding.powi(2);
         Estimate::new(y * weight + bias, variance)
     };

@@ -18,19 +18,19 @@ use crate::suite::{Failure, Outcome};
 /// Spreads that a result may be off by. Of millions of independent errors none is larger.
 const SPREADS: f64 = 6.0;
 
-/// Spread of a sum of products in f32 as a share of the sum of absolute products: eight roundings.
+/// Spread of a sum of products in f32 as a share of the sum of absolute products: four roundings.
 /// The order of summation is the device's own, and tensor cores cut off where others round.
-pub(crate) const SUM: f64 = 8.0 * F32;
+pub(crate) const SUM: f64 = 4.0 * F32;
 
 /// Spread of `exp`, `tanh` or `erf` in f32, relative to the larger of one and the argument: a device
-/// computes them by polynomials of its own. Three units in the last place.
-pub(crate) const FUNCTION: f64 = 6.0 * F32;
+/// computes them by polynomials of its own. Two units in the last place.
+pub(crate) const FUNCTION: f64 = 4.0 * F32;
 
 /// Half a unit in the last place of 1 in f32.
 pub(crate) const F32: f64 = 1.0 / (1 << 24) as f64;
 
 /// Below this nothing is told apart: inputs are near one.
-const FLOOR: f64 = 2e-7;
+const FLOOR: f64 = 1e-7;
 
 /// Half a unit in the last place of 1.
 pub(crate) fn unit(dtype: DType) -> f64 {

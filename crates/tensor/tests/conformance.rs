@@ -52,7 +52,8 @@ fn every_path_computes_what_a_device_must() {
 
 #[test]
 fn the_best_path_computes_it_at_the_size_of_models() {
-    let failed: Vec<String> = (DTYPES.into_iter())
+    // What serves; float16 differs from them in how weights are widened, which is the same at any size.
+    let failed: Vec<String> = ([DType::F32, DType::BF16].into_iter())
         .flat_map(|dtype| failures(CpuConfig::new(dtype, 2), Scale::Large))
         .collect();
     assert!(failed.is_empty(), "{}", failed.join("\n"));

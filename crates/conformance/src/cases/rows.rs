@@ -4,7 +4,7 @@ use moeshard_tensor::device::{Device, EmbeddingRows, Norm, NormKind, Pooling};
 use moeshard_tensor::dtype::DType;
 
 use crate::Scale;
-use crate::inputs::Inputs;
+use crate::inputs::{Inputs, MOST_ROWS};
 use crate::reference::{norm_row, normed, plus, plus_vector, pool, sum};
 use crate::suite::{Outcome, Suite};
 use crate::tolerance::{Estimate, F32, Rows, equal_bits};
@@ -64,7 +64,7 @@ pub(super) fn cases<D: Device>(suite: &mut Suite<'_, D>) {
 
 /// A table's rows come back as they are, whether the table was rounded or not.
 fn read_back<D: Device>(inputs: &mut Inputs<'_, D>, (n_rows, n_cols): (usize, usize)) -> Outcome {
-    let numbers = inputs.numbers(n_rows.min(61) * n_cols, 1.0);
+    let numbers = inputs.numbers(n_rows.min(MOST_ROWS) * n_cols, 1.0);
     let expected: Vec<f32> = (0..n_rows * n_cols)
         .map(|i| numbers[i % numbers.len()])
         .collect();
@@ -83,7 +83,7 @@ fn embed<D: Device>(
     norm: Option<(NormKind, bool)>,
 ) -> Outcome {
     let device = inputs.device;
-    let n_different = n_rows.min(61);
+    let n_different = n_rows.min(MOST_ROWS);
     let mut tables = Vec::new();
     let mut expected = Rows::exact(n_cols, &vec![0.0; n_different * n_cols]);
     for (table_idx, n_entries) in [23, 5, 2].into_iter().enumerate().take(n_tables) {

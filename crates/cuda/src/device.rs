@@ -14,7 +14,7 @@ use moeshard_tensor::device::{
 use moeshard_tensor::dtype::DType;
 
 use crate::driver::Driver;
-use crate::memory::Region;
+use crate::memory::{Heap, Region};
 use crate::operations::{Groups, Product, Rotations, named, norm_words, words};
 use crate::pass::{Pass, Word};
 use crate::tensor::{Content, Routing, Tensor, Weighted, padded, word};
@@ -54,6 +54,7 @@ pub struct CudaDevice<R: Driver> {
     pub(crate) rotations: RefCell<Vec<Rotations<R>>>,
     /// Whether every operation runs, and is waited for, when it is asked for.
     is_eager: Cell<bool>,
+    pub(crate) heap: Rc<Heap<R>>,
     pub(crate) driver: Rc<R>,
 }
 
@@ -64,17 +65,19 @@ impl<R: Driver> CudaDevice<R> {
     /// If the GPU has no memory left.
     pub fn new(config: CudaConfig, driver: R, collective: Box<dyn Collective>) -> Result<Self> {
         let driver = Rc::new(driver);
+        let heap = Heap::new(&driver);
         let region = Rc::new(RefCell::new(Region::default()));
         Ok(Self {
             config,
-            pass: RefCell::new(Pass::new(Rc::clone(&driver), Rc::clone(&region))),
+            pass: RefCell::new(Pass::new(Rc::clone(&heap), Rc::clone(&region))),
             region,
             collective,
-            counters: Buffer::zeroed(&driver, (1 + MOST_COUNTERS) * size_of::<u64>())?,
+            counters: Buffer::zeroed(&heap, (1 + MOST_COUNTERS) * size_of::<u64>())?,
             costs: RefCell::new(vec![0]),
             expert_bytes: Cell::new(0),
             rotations: RefCell::default(),
             is_eager: Cell::new(false),
+            heap,
             driver,
         })
     }
@@ -328,23 +331,23 @@ impl<R: Driver> Device for CudaDevice<R> {
         for part in parts {
             check("load_matrix", "n_in", parts[0].n_in(), part.n_in())?;
         }
-        Matrix::load(&self.driver, self.config.dtype, parts)
+        Matrix::load(&self.heap, self.config.dtype, parts)
     }
 
     fn load_exact_matrix(&self, host: &HostMatrix<'_>) -> Result<Matrix<R>> {
-        Matrix::load(&self.driver, DType::F32, std::slice::from_ref(host))
+        Matrix::load(&self.heap, DType::F32, std::slice::from_ref(host))
     }
 
     fn load_vector(&self, parts: &[HostTensor<'_>]) -> Result<Vector<R>> {
-        Vector::load(&self.driver, parts)
+        Vector::load(&self.heap, parts)
     }
 
     fn load_table(&self, host: &HostTensor<'_>) -> Result<Table<R>> {
-        Table::load(&self.driver, self.config.dtype, host)
+        Table::load(&self.heap, self.config.dtype, host)
     }
 
     fn load_exact_table(&self, host: &HostTensor<'_>) -> Result<Table<R>> {
-        Table::load(&self.driver, DType::F32, host)
+        Table::load(&self.heap, DType::F32, host)
     }
 
     fn load_experts(
@@ -362,7 +365,7 @@ impl<R: Driver> Device for CudaDevice<R> {
             counter,
         )?;
         let dtype = self.config.dtype;
-        let experts = Experts::load(&self.driver, dtype, n_experts, &slices, activation, counter)?;
+        let experts = Experts::load(&self.heap, dtype, n_experts, &slices, activation, counter)?;
         costs.push(
             experts
                 .held

@@ -8,13 +8,14 @@ use moeshard_tensor::device::{Activation, DeviceError, ExpertSlice, HostMatrix, 
 use moeshard_tensor::dtype::DType;
 
 use crate::driver::Driver;
+use crate::memory::Heap;
 use crate::weights::{Buffer, COLS, Experts, HeldExperts, check_width, encode};
 
 const OP: &str = "load_experts";
 
 impl<R: Driver> Experts<R> {
     pub(crate) fn load(
-        driver: &Rc<R>,
+        heap: &Rc<Heap<R>>,
         dtype: DType,
         n_all: usize,
         slices: &[ExpertSlice<'_>],
@@ -29,7 +30,7 @@ impl<R: Driver> Experts<R> {
         }
         held.sort_by_key(|(_, slice)| slice.expert_idx);
         let held = match held.first() {
-            Some(_) => Some(HeldExperts::load(driver, dtype, n_all, &held, activation)?),
+            Some(_) => Some(HeldExperts::load(heap, dtype, n_all, &held, activation)?),
             None => None,
         };
         Ok(Self {
@@ -49,7 +50,7 @@ impl<R: Driver> Experts<R> {
 
 impl<R: Driver> HeldExperts<R> {
     fn load(
-        driver: &Rc<R>,
+        heap: &Rc<Heap<R>>,
         dtype: DType,
         n_all: usize,
         held: &[(usize, &ExpertSlice<'_>)],
@@ -72,8 +73,8 @@ impl<R: Driver> HeldExperts<R> {
         )?;
         let f = n_hidden.next_multiple_of(COLS);
         let n_bytes = n_experts * f * d_model * dtype.size();
-        let w_in = Buffer::new(driver, n_bytes)?;
-        let w_out = Buffer::new(driver, n_bytes)?;
+        let w_in = Buffer::new(heap, n_bytes)?;
+        let w_out = Buffer::new(heap, n_bytes)?;
         let size = n_bytes / n_experts;
         for (i, &(slice_idx, slice)) in held.iter().enumerate() {
             w_in.fill(
@@ -93,9 +94,9 @@ impl<R: Driver> HeldExperts<R> {
             f,
             activation,
             w_in,
-            b_in: biases(driver, held, f, |slice| slice.b_in.as_ref())?,
+            b_in: biases(heap, held, (f, 0), |slice| slice.b_in.as_ref())?,
             w_out,
-            b_out: biases(driver, held, d_model, |slice| slice.b_out.as_ref())?,
+            b_out: biases(heap, held, (d_model, 1), |slice| slice.b_out.as_ref())?,
         })
     }
 }
@@ -122,20 +123,21 @@ fn check_slice(slice: &ExpertSlice<'_>, d_model: usize, n_hidden: usize) -> Resu
     check(OP, "b_out", d_model, len(b_out, d_model))
 }
 
-/// One row an expert, zeroes where it has none; nothing if no expert has one.
+/// One row an expert, zeroes where it has none; nothing if no expert has one. `part` is 0 for those that go
+/// with W_in, 1 with W_out.
 fn biases<R: Driver>(
-    driver: &Rc<R>,
+    heap: &Rc<Heap<R>>,
     held: &[(usize, &ExpertSlice<'_>)],
-    width: usize,
+    (width, part): (usize, usize),
     bias: impl for<'a, 'b> Fn(&'a ExpertSlice<'b>) -> Option<&'a HostTensor<'b>>,
 ) -> Result<Option<Buffer<R>>> {
     let mut rows = vec![0.0_f32; held.len() * width];
     let mut is_any = false;
-    for (row, &(part_idx, slice)) in rows.chunks_exact_mut(width).zip(held) {
+    for (row, &(slice_idx, slice)) in rows.chunks_exact_mut(width).zip(held) {
         if let Some(bias) = bias(slice) {
             if let Some(at) = bias.first_non_finite() {
                 return Err(DeviceError::NotFinite {
-                    part_idx: 2 * part_idx,
+                    part_idx: 2 * slice_idx + part,
                     element_idx: Some(at),
                     dtype: DType::F32,
                 });
@@ -146,7 +148,7 @@ fn biases<R: Driver>(
         }
     }
     match is_any {
-        true => Buffer::of(driver, bytemuck::cast_slice(&rows)).map(Some),
+        true => Buffer::of(heap, bytemuck::cast_slice(&rows)).map(Some),
         false => Ok(None),
     }
 }

@@ -4,8 +4,41 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use crate::driver::{Address, Driver};
+
 /// Alignment of every piece: whole sectors of memory, and more than any kernel asks for.
 const ALIGNMENT: u64 = 256;
+
+/// The memory of weights. What is released may still be named by launches that were only noted: it is given
+/// back when they have been started.
+pub(crate) struct Heap<R: Driver> {
+    pub(crate) driver: Rc<R>,
+    pub(crate) released: RefCell<Vec<Address>>,
+}
+
+impl<R: Driver> Heap<R> {
+    pub(crate) fn new(driver: &Rc<R>) -> Rc<Self> {
+        Rc::new(Self {
+            driver: Rc::clone(driver),
+            released: RefCell::default(),
+        })
+    }
+
+    /// Gives back what was released. Nothing that was noted may name it.
+    pub(crate) fn give_back(&self) {
+        for at in self.released.borrow_mut().drain(..) {
+            // SAFETY: it was allocated for a buffer that is gone, and the driver waits for what it has
+            // started.
+            unsafe { self.driver.free(at) };
+        }
+    }
+}
+
+impl<R: Driver> Drop for Heap<R> {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
 
 /// Which pieces of a region are in use. Knows no addresses: the region may move while it grows.
 #[derive(Debug, Default)]

@@ -360,7 +360,7 @@ impl<R: Driver> CudaDevice<R> {
                     bias.host[bucket * n_heads + head]
                 }));
             }
-            let buffer = Buffer::of(&self.driver, bytemuck::cast_slice(&table))?;
+            let buffer = Buffer::of(&self.heap, bytemuck::cast_slice(&table))?;
             // Nobody else can have set it: a device belongs to one thread.
             let _ = bias.by_distance.set(buffer);
         }
@@ -415,7 +415,7 @@ impl<R: Driver> CudaDevice<R> {
                 table.extend([cos, sin]);
             }
         }
-        let buffer = Buffer::of(&self.driver, bytemuck::cast_slice(&table))?;
+        let buffer = Buffer::of(&self.heap, bytemuck::cast_slice(&table))?;
         let at = Word::address(buffer.at());
         // A smaller one stays: what was noted may use it.
         tables.push(Rotations {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use moeshard_tensor::device::Result;
 
 use crate::driver::{Address, Driver, Launch, MOST_ARGS};
-use crate::memory::{Piece, Region};
+use crate::memory::{Heap, Piece, Region};
 
 /// In front of what a kernel is handed: an address from the beginning of the region of activations.
 const IN_REGION: u64 = 1 << 63;
@@ -53,6 +53,7 @@ impl From<f32> for Word {
 /// What operations have asked for and the device has not done yet, and what it takes to do it.
 pub(crate) struct Pass<R: Driver> {
     driver: Rc<R>,
+    heap: Rc<Heap<R>>,
     region: Rc<RefCell<Region>>,
     launches: Vec<Launch>,
     inputs: Inputs,
@@ -89,9 +90,10 @@ struct Known<G> {
 }
 
 impl<R: Driver> Pass<R> {
-    pub(crate) fn new(driver: Rc<R>, region: Rc<RefCell<Region>>) -> Self {
+    pub(crate) fn new(heap: Rc<Heap<R>>, region: Rc<RefCell<Region>>) -> Self {
         Self {
-            driver,
+            driver: Rc::clone(&heap.driver),
+            heap,
             region,
             launches: Vec::new(),
             inputs: Inputs::default(),
@@ -159,6 +161,7 @@ impl<R: Driver> Pass<R> {
         self.launches.clear();
         self.inputs.bytes.clear();
         self.inputs.arrays.clear();
+        self.heap.give_back();
         result
     }
 

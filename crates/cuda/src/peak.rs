@@ -55,7 +55,7 @@ impl Peak {
     /// If there is no memory for it.
     pub fn measure<R: Driver>(device: &CudaDevice<R>, effort: Effort) -> Result<Self> {
         let n_blocks = BLOCKS_AT_ONCE * device.driver().properties().n_multiprocessors;
-        let out = Buffer::zeroed(&device.driver, n_blocks as usize * size_of::<f32>())?;
+        let out = Buffer::zeroed(&device.heap, n_blocks as usize * size_of::<f32>())?;
         let n_threads = u64::from(n_blocks * THREADS);
         let steps = u64::from(effort.n_steps);
         let kernel = |kernel, words: &[u64]| {
@@ -86,7 +86,7 @@ impl Peak {
             }
             None => f32_flops,
         };
-        let memory = Buffer::zeroed(&device.driver, effort.read_bytes)?;
+        let memory = Buffer::zeroed(&device.heap, effort.read_bytes)?;
         let n_chunks = (effort.read_bytes / 16) as u64;
         let read = kernel("peak_read", &[memory.at(), n_chunks, out.at()]);
         Ok(Self {

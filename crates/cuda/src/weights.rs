@@ -11,37 +11,38 @@ use moeshard_tensor::device::{Activation, DeviceError, HostMatrix, MatrixLayout,
 use moeshard_tensor::dtype::DType;
 
 use crate::driver::{Address, Driver};
+use crate::memory::Heap;
 
 /// Columns of a matrix are a multiple of this in 16 bits: sixteen bytes are copied at a time.
 pub(crate) const COLS: usize = 8;
 
 /// Memory that holds weights for as long as they are used.
 pub(crate) struct Buffer<R: Driver> {
-    driver: Rc<R>,
+    heap: Rc<Heap<R>>,
     at: Address,
     n_bytes: usize,
 }
 
 impl<R: Driver> Buffer<R> {
-    pub(crate) fn new(driver: &Rc<R>, n_bytes: usize) -> Result<Self> {
+    pub(crate) fn new(heap: &Rc<Heap<R>>, n_bytes: usize) -> Result<Self> {
         Ok(Self {
-            driver: Rc::clone(driver),
-            at: driver.allocate(n_bytes)?,
+            heap: Rc::clone(heap),
+            at: heap.driver.allocate(n_bytes)?,
             n_bytes,
         })
     }
 
-    pub(crate) fn of(driver: &Rc<R>, bytes: &[u8]) -> Result<Self> {
-        let buffer = Self::new(driver, bytes.len())?;
+    pub(crate) fn of(heap: &Rc<Heap<R>>, bytes: &[u8]) -> Result<Self> {
+        let buffer = Self::new(heap, bytes.len())?;
         buffer.fill(0, bytes)?;
         Ok(buffer)
     }
 
     /// Zeroes.
-    pub(crate) fn zeroed(driver: &Rc<R>, n_bytes: usize) -> Result<Self> {
-        let buffer = Self::new(driver, n_bytes)?;
+    pub(crate) fn zeroed(heap: &Rc<Heap<R>>, n_bytes: usize) -> Result<Self> {
+        let buffer = Self::new(heap, n_bytes)?;
         // SAFETY: the memory was just allocated with this size.
-        unsafe { driver.clear(buffer.at, n_bytes)? };
+        unsafe { heap.driver.clear(buffer.at, n_bytes)? };
         Ok(buffer)
     }
 
@@ -60,20 +61,19 @@ impl<R: Driver> Buffer<R> {
             "beyond the end of a buffer"
         );
         // SAFETY: the memory is as large.
-        unsafe { self.driver.upload(bytes, self.at + first as u64) }
+        unsafe { self.heap.driver.upload(bytes, self.at + first as u64) }
     }
 
     pub(crate) fn read(&self, to: &mut [u8]) -> Result<()> {
         assert!(to.len() <= self.n_bytes, "beyond the end of a buffer");
         // SAFETY: the memory is as large.
-        unsafe { self.driver.download(self.at, to) }
+        unsafe { self.heap.driver.download(self.at, to) }
     }
 }
 
 impl<R: Driver> Drop for Buffer<R> {
     fn drop(&mut self) {
-        // SAFETY: operations borrow the weights, and a device that is dropped has nothing left to do.
-        unsafe { self.driver.free(self.at) };
+        self.heap.released.borrow_mut().push(self.at);
     }
 }
 
@@ -86,11 +86,11 @@ pub struct Matrix<R: Driver> {
 }
 
 impl<R: Driver> Matrix<R> {
-    pub(crate) fn load(driver: &Rc<R>, dtype: DType, parts: &[HostMatrix<'_>]) -> Result<Self> {
+    pub(crate) fn load(heap: &Rc<Heap<R>>, dtype: DType, parts: &[HostMatrix<'_>]) -> Result<Self> {
         let n_in = parts.first().map_or(0, HostMatrix::n_in);
         check_width("load_matrix", dtype, n_in)?;
         let n_out = parts.iter().map(HostMatrix::n_out).sum();
-        let buffer = Buffer::new(driver, n_out * n_in * dtype.size())?;
+        let buffer = Buffer::new(heap, n_out * n_in * dtype.size())?;
         let mut first = 0;
         for (part_idx, part) in parts.iter().enumerate() {
             let bytes = encode(part, dtype, (part.n_out(), n_in), part_idx)?;
@@ -115,14 +115,14 @@ pub struct Vector<R: Driver> {
 }
 
 impl<R: Driver> Vector<R> {
-    pub(crate) fn load(driver: &Rc<R>, parts: &[HostTensor<'_>]) -> Result<Self> {
+    pub(crate) fn load(heap: &Rc<Heap<R>>, parts: &[HostTensor<'_>]) -> Result<Self> {
         let mut host = Vec::new();
         for (part_idx, part) in parts.iter().enumerate() {
             check_finite(part, DType::F32, part_idx)?;
             host.extend(part.to_f32());
         }
         Ok(Self {
-            buffer: Buffer::of(driver, bytemuck::cast_slice(&host))?,
+            buffer: Buffer::of(heap, bytemuck::cast_slice(&host))?,
             host,
             by_distance: OnceCell::new(),
         })
@@ -142,7 +142,7 @@ pub struct Table<R: Driver> {
 }
 
 impl<R: Driver> Table<R> {
-    pub(crate) fn load(driver: &Rc<R>, dtype: DType, host: &HostTensor<'_>) -> Result<Self> {
+    pub(crate) fn load(heap: &Rc<Heap<R>>, dtype: DType, host: &HostTensor<'_>) -> Result<Self> {
         let [n_rows, n_cols] = host.shape[..] else {
             return Err(DeviceError::Shape {
                 op: "load_table",
@@ -157,7 +157,7 @@ impl<R: Driver> Table<R> {
             false => Cow::Owned(rounded(&host.to_f32(), dtype, 0)?),
         };
         Ok(Self {
-            buffer: Buffer::of(driver, &bytes)?,
+            buffer: Buffer::of(heap, &bytes)?,
             dtype,
             n_rows,
             n_cols,

@@ -172,7 +172,7 @@ fn add<D: Device>(inputs: &mut Inputs<'_, D>) -> Check {
 
 fn sequences<D: Device>(inputs: &mut Inputs<'_, D>) -> Check {
     let device = inputs.device;
-    let x = inputs.rows(3, 24)?.tensor;
+    let mut x = inputs.rows(3, 24)?.tensor;
     let shape = |head_dim, position| AttentionShape {
         n_heads: 1,
         head_dim,
@@ -182,20 +182,20 @@ fn sequences<D: Device>(inputs: &mut Inputs<'_, D>) -> Check {
     let plain = shape(8, PositionRule::None);
     for segments in [&[0, 3, 1, 3][..], &[1, 3], &[0, 2], &[0, 4], &[]] {
         let what = format!("segments {segments:?} of 3 rows");
-        refused(&what, device.attention(&x, segments, &plain, None))?;
+        refused(&what, device.attention(&mut x, segments, &plain, None))?;
         refused(&what, device.pool(&x, segments, Pooling::Mean))?;
     }
     let wide = shape(16, PositionRule::None);
-    let found = device.attention(&x, &[0, 3], &wide, None);
+    let found = device.attention(&mut x, &[0, 3], &wide, None);
     refused("heads too wide", found)?;
     let biased = PositionRule::RelativeBias {
         n_buckets: 8,
         max_distance: 20,
     };
-    let found = device.attention(&x, &[0, 3], &shape(8, biased), None);
+    let found = device.attention(&mut x, &[0, 3], &shape(8, biased), None);
     refused("no biases", found)?;
     let bias = inputs.vector(&[0.5; 7])?;
-    let found = device.attention(&x, &[0, 3], &shape(8, biased), Some(&bias));
+    let found = device.attention(&mut x, &[0, 3], &shape(8, biased), Some(&bias));
     refused("too few biases", found)
 }
 

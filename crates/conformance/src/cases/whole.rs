@@ -161,8 +161,8 @@ impl<D: Device> Layer<D> {
         let plain = Activation::Identity;
         let h = device.norm(&x, &self.attention_norm.device)?;
         let (w, b) = (&self.qkv.matrix, self.qkv.bias.as_ref());
-        let qkv = device.linear(&h, w, b, plain, None, None)?;
-        let heads = device.attention(&qkv, cu_seqlens, &self.attention, self.bias.as_ref())?;
+        let mut qkv = device.linear(&h, w, b, plain, None, None)?;
+        let heads = device.attention(&mut qkv, cu_seqlens, &self.attention, self.bias.as_ref())?;
         let (w, b) = (&self.out.matrix, self.out.bias.as_ref());
         let x = device.linear(&heads, w, b, plain, Some(&x), None)?;
         let h = device.norm(&x, &self.ffn_norm.device)?;

@@ -43,6 +43,29 @@ fn every_world_size_and_strategy_answers_the_golden() {
 }
 
 #[test]
+fn emulated_gpus_answer_the_golden() {
+    let model = ModelDir::of_golden("nomic_moe");
+    let (ids, expect) = golden_inputs(&model);
+    for ranks in ["1", "4"] {
+        let server = Server::of_model(model.path(), &["--device", "emulated", "--ranks", ranks]);
+        let info = server.client().get("/info").ok();
+        assert_eq!(info["device"], "emulated");
+        // Batches of about a size are launched one kernel after the other, then as a graph.
+        for round in 0..3 {
+            let answer = server.client().post("/embed", json!({ "inputs": ids }));
+            assert_close(&answer.rows(), &expect, 1e-4);
+            let alone = &ids[round..=round];
+            let answer = server.client().post("/embed", json!({ "inputs": alone }));
+            assert_close(&answer.rows(), &expect[round..=round], 1e-4);
+        }
+        let metrics = server.client().get("/metrics");
+        let work = by_rank(&metrics, "moeshard_expert_multiply_adds_total");
+        assert_eq!(work.len().to_string(), ranks);
+        assert!(work.iter().all(|&n| n > 0.0), "{work:?}");
+    }
+}
+
+#[test]
 fn each_rank_holds_and_multiplies_its_share_of_every_expert() {
     let measure = |ranks: usize| {
         let server = Server::start(&["--ranks", &ranks.to_string(), "--experts", "sharded"]);

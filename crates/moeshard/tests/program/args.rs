@@ -263,6 +263,8 @@ fn a_model_is_verified_at_any_world_size() {
             &["--ranks", "1"][..],
             &["--ranks", "3"],
             &["--ranks", "2", "--experts", "parallel"],
+            &["--device", "emulated"],
+            &["--device", "emulated", "--ranks", "4"],
         ] {
             let args = [&["verify", "--model", path], args].concat();
             let table = shown(&succeeds(&args));
@@ -295,6 +297,33 @@ fn a_model_is_verified_at_any_world_size() {
         &[&["verify", "--model", path], &capacity[..]].concat(),
         "--experts capacity drops tokens that the reference keeps",
     );
+}
+
+#[test]
+fn bench_measures_gpus_by_operation() {
+    let path = golden("nomic_moe");
+    let shown = shown(&succeeds(&[
+        "bench",
+        "--model",
+        text(&path),
+        "--device",
+        "emulated",
+        "--dtype",
+        "bf16",
+        "--shape",
+        "1x3",
+        "--rounds",
+        "1",
+    ]));
+    for expect in [
+        "bfloat16 on emulated",
+        "1 × 3:",
+        "expert_ffn 48→40→48",
+        "attention",
+        "of peak",
+    ] {
+        assert!(shown.contains(expect), "{shown}");
+    }
 }
 
 #[test]

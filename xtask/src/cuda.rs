@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use anyhow::{Context, bail, ensure};
 
@@ -44,6 +45,11 @@ pub(crate) fn set_up(root: &Path) -> anyhow::Result<PathBuf> {
     process::output(&mut pip)?;
     process::output(Command::new(&nvcc).arg("--version"))?;
     fs::write(&stamp, wanted).with_context(|| stamp.display().to_string())?;
+    // Cargo cannot watch a folder that is not there yet: from the file's time it sees that the kernels are
+    // to be built, now that there is a compiler.
+    let build = root.join("kernels/build.rs");
+    let touched = fs::File::open(&build).and_then(|file| file.set_modified(SystemTime::now()));
+    touched.with_context(|| build.display().to_string())?;
     Ok(nvcc)
 }
 

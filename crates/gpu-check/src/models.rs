@@ -13,6 +13,9 @@ use serde_json::{Map, Value, json};
 /// zeroes does.
 const BLOCK: usize = 64 << 20;
 
+/// Words of a model's tokenizer.
+const WORDS: usize = 1000;
+
 /// Layers, widths and experts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ModelShape {
@@ -96,6 +99,7 @@ impl ModelShape {
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         fs::write(folder.join("config.json"), self.config().to_string())?;
+        fs::write(folder.join("tokenizer.json"), self.tokenizer().to_string())?;
         let mut header = Map::new();
         let mut at = 0;
         for (name, shape) in self.tensors() {
@@ -129,6 +133,17 @@ impl ModelShape {
             ((bits & 0x807f) | exponent << 7).to_le_bytes()
         };
         (0..self.block / 2).flat_map(number).collect()
+    }
+
+    /// One word, one id: what a server needs to be asked over HTTP.
+    fn tokenizer(&self) -> Value {
+        let words = (0..self.vocab_size.min(WORDS)).map(|i| (format!("w{i}"), json!(i)));
+        json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null,
+            "decoder": null,
+            "model": {"type": "WordLevel", "vocab": words.collect::<Map<_, _>>(), "unk_token": "w0"},
+        })
     }
 
     fn config(&self) -> Value {

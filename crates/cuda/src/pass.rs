@@ -80,10 +80,14 @@ struct Memory {
 /// Graphs by what they launch.
 struct Graphs<G> {
     by_hash: HashMap<u64, Known<G>>,
+    /// Lists that ran.
+    n_runs: u64,
 }
 
 /// A list that was seen before.
 struct Known<G> {
+    /// Of all runs, the last that was of this list.
+    last_run: u64,
     launches: Vec<Launch>,
     /// Not before the second time: most lists of a server that starts never come again.
     graph: Option<G>,
@@ -101,6 +105,7 @@ impl<R: Driver> Pass<R> {
             input_memory: Memory::default(),
             graphs: Graphs {
                 by_hash: HashMap::new(),
+                n_runs: 0,
             },
         }
     }
@@ -245,31 +250,40 @@ impl<G> Graphs<G> {
     /// As for [`Driver::launch`].
     unsafe fn run<R: Driver<Graph = G>>(&mut self, driver: &R, launches: &[Launch]) -> Result<()> {
         let hash = hash(launches);
-        let n_known = self.by_hash.len();
+        self.n_runs += 1;
         // SAFETY: the caller's promise.
         unsafe {
             match self.by_hash.get_mut(&hash) {
-                Some(Known {
-                    launches: same,
-                    graph,
-                }) if same == launches => {
-                    let graph = match graph {
+                Some(known) if known.launches == launches => {
+                    known.last_run = self.n_runs;
+                    let graph = match &mut known.graph {
                         Some(graph) => graph,
-                        None => graph.insert(driver.capture(launches)?),
+                        none => none.insert(driver.capture(launches)?),
                     };
                     driver.replay(graph)
                 }
-                found => {
-                    if found.is_none() && n_known < MOST_GRAPHS {
-                        let known = Known {
-                            launches: launches.to_vec(),
-                            graph: None,
-                        };
-                        self.by_hash.insert(hash, known);
-                    }
+                _ => {
+                    self.make_room();
+                    let known = Known {
+                        last_run: self.n_runs,
+                        launches: launches.to_vec(),
+                        graph: None,
+                    };
+                    self.by_hash.insert(hash, known);
                     launches.iter().try_for_each(|launch| driver.launch(launch))
                 }
             }
+        }
+    }
+
+    /// Forgets the list that has not run for longest, if there are too many.
+    fn make_room(&mut self) {
+        if self.by_hash.len() < MOST_GRAPHS {
+            return;
+        }
+        let oldest = self.by_hash.iter().min_by_key(|(_, known)| known.last_run);
+        if let Some(hash) = oldest.map(|(&hash, _)| hash) {
+            self.by_hash.remove(&hash);
         }
     }
 }

@@ -187,3 +187,35 @@ fn passes_of_about_a_size_share_a_graph_and_allocate_nothing() {
         assert_eq!(out, lone(seed, n_tokens), "{n_tokens} tokens");
     }
 }
+
+#[test]
+fn graphs_that_are_not_used_make_room() {
+    let config = CudaConfig { dtype: DType::F32 };
+    let device = Gpu::new(config, Emulated::new(), Box::new(Solo)).expect("a device");
+    let table = |width| device.load_table(&HostTensor::from_f32([1, width], &numbers(width, 1)));
+    let tables: Vec<_> = (1..80)
+        .map(|width| table(width).expect("a table"))
+        .collect();
+    // How often a graph ran in one pass: another list for each table.
+    let run = |table| {
+        let before = device.driver().counts();
+        let rows = EmbeddingRows {
+            table,
+            row_idx: &[0],
+            scale: 1.0,
+        };
+        let x = device.embed(&[rows], None).expect("an embedding");
+        device.to_host(&x).expect("rows");
+        device.driver().counts().n_replays - before.n_replays
+    };
+    // Once the largest was run, memory does not move any more.
+    tables.iter().rev().for_each(|table| {
+        run(table);
+    });
+    // The first are the last that ran; what ran long before them is forgotten.
+    assert_eq!(run(&tables[0]), 1);
+    assert_eq!(run(&tables[40]), 1);
+    assert_eq!(run(&tables[78]), 0);
+    assert_eq!(run(&tables[78]), 1);
+    assert_eq!(run(&tables[0]), 1);
+}

@@ -28,6 +28,8 @@ const CHUNK: usize = 1024;
 const MOST_EXPERTS: usize = 32;
 /// Warps of a block.
 const WARPS: usize = 8;
+/// Tokens of a batch, at most: kernels count assignments and elements of a row in 32 bits.
+const MOST_TOKENS: usize = 1 << 24;
 /// Tables of an embedding, at most.
 const MOST_TABLES: usize = 3;
 /// Layers of experts whose work is counted.
@@ -388,6 +390,7 @@ impl<R: Driver> Device for CudaDevice<R> {
             rows.len(),
         )?;
         let (n_tokens, n_cols) = (rows[0].row_idx.len(), rows[0].table.n_cols);
+        check("embed", "n_tokens", n_tokens.min(MOST_TOKENS), n_tokens)?;
         for part in rows {
             check("embed", "n_tokens", n_tokens, part.row_idx.len())?;
             check("embed", "d_model", n_cols, part.table.n_cols)?;

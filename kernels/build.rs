@@ -6,8 +6,10 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Machine code for these, and the first one's PTX for whatever comes after them.
+/// Machine code for these, as far as the compiler knows them, and the first one's PTX for whatever comes after
+/// them.
 const ARCHITECTURES: [&str; 5] = ["80", "86", "89", "90a", "100a"];
 
 /// What a kernel's file says after each kernel.
@@ -25,25 +27,34 @@ fn main() {
     // Checks that run nothing on a GPU need not wait for a compiler.
     let is_wanted = env::var_os("MOESHARD_KERNELS").is_none_or(|value| value != "none");
     let nvcc = is_wanted.then(find_nvcc).flatten();
-    let mut list = String::from("&[\n");
+    let (mut list, mut version) = (String::from("&[\n"), 0);
     if let Some(nvcc) = nvcc {
-        compile_all(&nvcc, &files, &out);
-        for file in &files {
-            let text = fs::read_to_string(file).expect("a kernel's file");
-            let names: Vec<_> = text.split(MARK).skip(1).collect();
-            let names: Vec<_> = names
-                .iter()
-                .filter_map(|rest| rest.split(')').next())
-                .collect();
-            let image = image_of(file, &out);
-            let _ = writeln!(
-                list,
-                "Image {{ kernels: &{names:?}, bytes: include_bytes!({image:?}) }},"
-            );
+        match compile_all(&nvcc, &files, &out) {
+            Ok(of_compiler) => {
+                version = of_compiler;
+                files
+                    .iter()
+                    .for_each(|file| list_image(file, &out, &mut list));
+            }
+            // Who wants the CPU need not have a compiler that works.
+            Err(reason) => println!("cargo::warning=built without CUDA kernels: {reason}"),
         }
     }
     list.push(']');
     fs::write(out.join("images.rs"), list).expect("a file in OUT_DIR");
+    fs::write(out.join("version.rs"), version.to_string()).expect("a file in OUT_DIR");
+}
+
+/// The source of an `Image`.
+fn list_image(file: &Path, out: &Path, list: &mut String) {
+    let text = fs::read_to_string(file).expect("a kernel's file");
+    let marked = text.split(MARK).skip(1);
+    let names: Vec<_> = marked.filter_map(|rest| rest.split(')').next()).collect();
+    let image = image_of(file, out);
+    let _ = writeln!(
+        list,
+        "Image {{ kernels: &{names:?}, bytes: include_bytes!({image:?}) }},"
+    );
 }
 
 fn kernel_files(folder: &Path) -> Vec<PathBuf> {
@@ -72,45 +83,71 @@ fn find_nvcc() -> Option<PathBuf> {
     found.next()
 }
 
-/// Every file by itself, as many at once as cargo allows.
-fn compile_all(nvcc: &Path, files: &[PathBuf], out: &Path) {
-    let n_jobs = env::var("NUM_JOBS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(1);
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..n_jobs {
-            scope.spawn(|| {
-                while let Some(file) =
-                    files.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
-                {
-                    compile(nvcc, file, &image_of(file, out));
-                }
-            });
+/// Every file by itself, as many at once as cargo allows; the compiler's version, 13000 for 13.0.
+fn compile_all(nvcc: &Path, files: &[PathBuf], out: &Path) -> Result<u32, String> {
+    let known = said_by(Command::new(nvcc).arg("--list-gpu-code"))?;
+    let is_known = |arch: &&&str| {
+        known
+            .lines()
+            .any(|line| line.trim() == format!("sm_{arch}"))
+    };
+    let architectures: Vec<&str> = ARCHITECTURES.iter().filter(is_known).copied().collect();
+    let n_jobs = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok());
+    let next = AtomicUsize::new(0);
+    let compile_some = || -> Result<(), String> {
+        while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            compile(nvcc, file, &architectures, &image_of(file, out))?;
         }
-    });
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let jobs: Vec<_> = (0..n_jobs.unwrap_or(1))
+            .map(|_| scope.spawn(compile_some))
+            .collect();
+        let ended = jobs
+            .into_iter()
+            .map(|job| job.join().expect("a job that ends"));
+        ended.collect::<Result<(), String>>()
+    })?;
+    version(&said_by(Command::new(nvcc).arg("--version"))?)
 }
 
-fn compile(nvcc: &Path, file: &Path, image: &Path) {
+/// Of `… release 13.0, …`.
+fn version(said: &str) -> Result<u32, String> {
+    let release = said
+        .split("release ")
+        .nth(1)
+        .and_then(|rest| rest.split(',').next());
+    let parts = release.and_then(|release| release.split_once('.'));
+    let number = parts.and_then(|(major, minor)| {
+        Some(1000 * major.parse::<u32>().ok()? + 10 * minor.parse::<u32>().ok()?)
+    });
+    number.ok_or_else(|| format!("nvcc names no version: {said}"))
+}
+
+fn compile(nvcc: &Path, file: &Path, architectures: &[&str], image: &Path) -> Result<(), String> {
     let mut command = Command::new(nvcc);
     command.args(["-fatbin", "-std=c++17", "-O3", "-Xfatbin", "-compress-all"]);
-    for arch in ARCHITECTURES {
+    for arch in architectures {
         command.arg(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
     }
     let first = ARCHITECTURES[0];
     command.arg(format!(
         "-gencode=arch=compute_{first},code=compute_{first}"
     ));
-    command.arg("-o").arg(image).arg(file);
-    let output = command
-        .output()
-        .unwrap_or_else(|e| panic!("{}: {e}", nvcc.display()));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{}: {} failed:\n{said}",
-        nvcc.display(),
-        file.display()
-    );
+    said_by(command.arg("-o").arg(image).arg(file)).map(drop)
+}
+
+/// What a command writes; its complaint if it fails, in one line.
+fn said_by(command: &mut Command) -> Result<String, String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(|e| format!("{program}: {e}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    Err(format!(
+        "{program} failed: {}",
+        complaint.lines().collect::<Vec<_>>().join("; ")
+    ))
 }

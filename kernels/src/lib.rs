@@ -12,3 +12,6 @@ pub struct Image {
 
 /// All kernels; empty if there was no compiler when this package was built.
 pub const IMAGES: &[Image] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
+
+/// CUDA of the compiler, 13000 for 13.0; 0 if there was none.
+pub const CUDA_VERSION: u32 = include!(concat!(env!("OUT_DIR"), "/version.rs"));

@@ -1,4 +1,4 @@
-//! The memory of activations: one region, from which a pass takes and to which it gives back in an order
+//! The memory of weights, and that of activations: one region, from which a pass takes and to which it gives back in an order
 //! that depends on shapes alone, so that the same shapes find the same places.
 
 use std::cell::RefCell;
@@ -47,14 +47,19 @@ pub(crate) struct Region {
     free: Vec<(u64, u64)>,
     /// Where what was never used begins, or was given back from there on.
     end: u64,
-    /// The largest `end` so far.
+    /// The largest `end` since the last pass ran.
     size: u64,
 }
 
 impl Region {
-    /// Bytes that the region must have.
+    /// Bytes that the region must have for what was noted.
     pub(crate) fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Begins anew to measure what is needed: a pass has run, or will never run.
+    pub(crate) fn end_pass(&mut self) {
+        self.size = self.end;
     }
 
     /// The first place that is large enough.

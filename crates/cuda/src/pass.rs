@@ -158,14 +158,15 @@ impl<R: Driver> Pass<R> {
 
     /// Starts everything that was noted.
     pub(crate) fn run(&mut self) -> Result<()> {
-        if self.launches.is_empty() {
-            return Ok(());
-        }
-        let result = self.try_run();
+        let result = match self.launches.is_empty() {
+            true => Ok(()),
+            false => self.try_run(),
+        };
         // Also after an error: what was noted is not tried again.
         self.launches.clear();
         self.inputs.bytes.clear();
         self.inputs.arrays.clear();
+        self.region.borrow_mut().end_pass();
         self.heap.give_back();
         result
     }
@@ -227,18 +228,23 @@ impl Memory {
         if needed <= self.n_bytes {
             return Ok(false);
         }
-        let n_bytes = needed.max((self.n_bytes as f64 * GROWTH) as usize);
-        let at = driver.allocate(n_bytes)?;
-        if self.n_bytes > 0 {
+        let wanted = needed.max((self.n_bytes as f64 * GROWTH) as usize);
+        let (at, n_bytes) = match driver.allocate(wanted) {
+            Ok(at) => (at, wanted),
+            Err(_) => (driver.allocate(needed)?, needed),
+        };
+        let old = std::mem::replace(self, Self { at, n_bytes });
+        if old.n_bytes > 0 {
             // SAFETY: both are as large, and the old one is not used any more, by graphs neither.
             unsafe {
-                if keeps {
-                    driver.copy(self.at, at, self.n_bytes)?;
-                }
-                driver.free(self.at);
+                let copied = match keeps {
+                    true => driver.copy(old.at, at, old.n_bytes),
+                    false => Ok(()),
+                };
+                driver.free(old.at);
+                copied?;
             }
         }
-        *self = Self { at, n_bytes };
         Ok(true)
     }
 }
@@ -256,11 +262,14 @@ impl<G> Graphs<G> {
             match self.by_hash.get_mut(&hash) {
                 Some(known) if known.launches == launches => {
                     known.last_run = self.n_runs;
-                    let graph = match &mut known.graph {
-                        Some(graph) => graph,
-                        none => none.insert(driver.capture(launches)?),
-                    };
-                    driver.replay(graph)
+                    if known.graph.is_none() {
+                        known.graph = driver.capture(launches).ok();
+                    }
+                    match &known.graph {
+                        Some(graph) => driver.replay(graph),
+                        // No memory for a graph, say: it is slower without.
+                        None => launches.iter().try_for_each(|launch| driver.launch(launch)),
+                    }
                 }
                 _ => {
                     self.make_room();

@@ -16,6 +16,8 @@ const THREADS: u32 = 256;
 const N_CHAINS: u64 = 8;
 /// Operations of a product of 16 × 16 by 16 × 8.
 const MMA_FLOPS: u64 = 2 * 16 * 8 * 16;
+/// Bytes that are read at least.
+const LEAST_READ: usize = 256 << 20;
 /// Repetitions; the best one counts.
 const N_ROUNDS: usize = 5;
 
@@ -86,13 +88,20 @@ impl Peak {
             }
             None => f32_flops,
         };
-        let memory = Buffer::zeroed(&device.heap, effort.read_bytes)?;
-        let n_chunks = (effort.read_bytes / 16) as u64;
+        // Less if a model has filled the GPU; still more than its caches.
+        let mut read_bytes = effort.read_bytes;
+        let memory = loop {
+            match Buffer::zeroed(&device.heap, read_bytes) {
+                Err(_) if read_bytes > LEAST_READ => read_bytes /= 2,
+                memory => break memory?,
+            }
+        };
+        let n_chunks = (read_bytes / 16) as u64;
         let read = kernel("peak_read", &[memory.at(), n_chunks, out.at()]);
         Ok(Self {
             f32_flops,
             weights_flops,
-            read_bytes: effort.read_bytes as f64 / shortest(device, &read)?,
+            read_bytes: read_bytes as f64 / shortest(device, &read)?,
         })
     }
 }

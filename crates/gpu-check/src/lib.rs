@@ -21,6 +21,7 @@ use moeshard_cuda::driver::gpu::Gpu;
 use moeshard_cuda::peak::Peak;
 use moeshard_cuda::{CudaConfig, CudaDevice};
 use moeshard_tensor::collective::Solo;
+use moeshard_tensor::device::Result as DeviceResult;
 use moeshard_tensor::dtype::DType;
 
 use report::Report;
@@ -68,39 +69,38 @@ pub fn main() -> Result<()> {
     let args = Args::parse();
     #[cfg(feature = "emulated")]
     if args.emulated {
-        return run(&args, &Scale::TINY, Emulated::new);
+        return run(&args, &Scale::TINY, || Ok(Emulated::new()));
     }
-    Gpu::open(args.gpu).context("there is nothing to check")?;
-    run(&args, &Scale::GPU, || {
-        Gpu::open(args.gpu).expect("it was opened before")
-    })
+    run(&args, &Scale::GPU, || Gpu::open(args.gpu))
 }
 
-fn run<R: Driver>(args: &Args, scale: &Scale, open: impl Fn() -> R) -> Result<()> {
-    let device = |dtype| CudaDevice::new(CudaConfig { dtype }, open(), Box::new(Solo));
-    let mut report = Report::new(device(args.dtype)?.driver().properties());
+fn run<R: Driver>(args: &Args, scale: &Scale, open: impl Fn() -> DeviceResult<R>) -> Result<()> {
+    let device = |dtype| CudaDevice::new(CudaConfig { dtype }, open()?, Box::new(Solo));
+    let first = device(args.dtype).context("there is nothing to check")?;
+    let mut report = Report::new(first.driver().properties());
+    drop(first);
     if !args.no_conformance {
         for dtype in [DType::F32, DType::BF16, DType::F16] {
             report
                 .suites
                 .push(conform::run(&device(dtype)?, dtype, scale));
+            // At once: a kernel that fails takes the rest with it.
+            report.write(&args.out)?;
         }
-        // What is wrong need not be fast.
-        report.write(&args.out)?;
     }
     if !args.no_benchmarks {
-        let device = device(args.dtype)?;
-        report.peak = Some(Peak::measure(&device, scale.effort)?.into());
-        experts::run(&device, scale, &mut report)?;
+        let alone = device(args.dtype)?;
+        report.peak = Some(Peak::measure(&alone, scale.effort)?.into());
+        experts::run(&alone, scale, &mut report)?;
         let made = tempfile::tempdir()?;
         let folder = args
             .models
             .clone()
             .unwrap_or_else(|| made.path().to_owned());
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        drop(device);
+        drop(alone);
         for model in scale.models {
-            let device = CudaDevice::new(CudaConfig { dtype: args.dtype }, open(), Box::new(Solo))?;
+            let device = device(args.dtype)?;
             encoders::run(device, model, scale, &folder, &mut report)?;
         }
         report.write(&args.out)?;

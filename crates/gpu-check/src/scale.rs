@@ -20,7 +20,7 @@ pub(crate) struct Scale {
 }
 
 impl Scale {
-    /// What the issue of speed is about.
+    /// Shapes of real models, times that can be compared.
     pub(crate) const GPU: Self = Self {
         is_conformance_large: true,
         effort: Effort::GPU,

@@ -141,7 +141,7 @@ fn show_memory_in(
     };
     writeln!(
         out,
-        "weights of the largest rank (a GPU each with --gpus) as {name}, by layout of the experts"
+        "weights of the largest rank as {name}, by layout of the experts"
     )?;
     let mut table = Table::new(["ranks", "sharded", "parallel", "replicated"]);
     for n_ranks in 1..=max_ranks {

@@ -16,6 +16,8 @@ const ALIGNMENT: usize = 256;
 pub struct Emulated {
     properties: Properties,
     layouts: RefCell<HashMap<Address, Layout>>,
+    /// Bytes that may be taken altogether.
+    most_bytes: Cell<usize>,
     counts: Cell<Counts>,
 }
 
@@ -51,8 +53,19 @@ impl Emulated {
                 capability: (8, 0),
             },
             layouts: RefCell::default(),
+            most_bytes: Cell::new(usize::MAX),
             counts: Cell::default(),
         }
+    }
+
+    /// Lets no more than so many bytes be taken from now on, what is taken already included.
+    pub fn limit_memory(&self, n_bytes: usize) {
+        self.most_bytes.set(n_bytes);
+    }
+
+    /// Bytes that are taken.
+    pub fn n_taken(&self) -> usize {
+        self.layouts.borrow().values().map(Layout::size).sum()
     }
 
     /// What it was asked for so far.
@@ -89,6 +102,9 @@ impl Driver for Emulated {
             reason: format!("no {n_bytes} bytes of memory"),
         };
         let layout = Layout::from_size_align(n_bytes.max(1), ALIGNMENT).map_err(|_| failed())?;
+        if self.n_taken().saturating_add(n_bytes) > self.most_bytes.get() {
+            return Err(failed());
+        }
         // SAFETY: the size is not zero.
         let at = unsafe { alloc(layout) };
         if at.is_null() {

@@ -8,7 +8,7 @@ use std::ffi::{CString, c_void};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
-use moeshard_kernels::IMAGES;
+use moeshard_kernels::{CUDA_VERSION, IMAGES};
 use moeshard_tensor::device::{DeviceError, Result};
 
 use super::{Address, Driver, Launch, Properties};
@@ -67,6 +67,20 @@ pub fn count() -> std::result::Result<usize, String> {
     }
     let why = |e: DriverError| format!("the CUDA driver does not start: {}", reason(e));
     result::init().map_err(why)?;
+    let mut version = 0;
+    // SAFETY: the number is written there.
+    let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) };
+    asked.result().map_err(why)?;
+    // Drivers run what was compiled for their own major version, or an older one.
+    let needed = CUDA_VERSION / 1000;
+    if u32::try_from(version).is_ok_and(|version| version / 1000 < needed) {
+        return Err(format!(
+            "the driver knows CUDA {}.{}, and the kernels were compiled for {needed}: it must be newer (580 or \
+             above for CUDA 13)",
+            version / 1000,
+            version % 1000 / 10,
+        ));
+    }
     let n = result::device::get_count().map_err(why)?;
     match usize::try_from(n) {
         Ok(0) | Err(_) => Err("the CUDA driver finds no GPU".to_owned()),
@@ -281,8 +295,12 @@ impl Driver for Gpu {
     }
 
     unsafe fn free(&self, at: Address) {
-        // SAFETY: the caller's promise. Freeing waits for the device.
-        let _ = unsafe { result::free_sync(at) };
+        // SAFETY: the caller's promise, once everything asked for is done. Errors come up again with whatever
+        // is asked for next.
+        unsafe {
+            let _ = result::stream::synchronize(self.stream);
+            let _ = result::free_sync(at);
+        }
     }
 
     unsafe fn upload(&self, from: &[u8], to: Address) -> Result<()> {
@@ -308,6 +326,9 @@ impl Driver for Gpu {
         let op = "download";
         let staging = self.staging.borrow_mut();
         let buffer = staging.buffers[staging.next];
+        if to.is_empty() {
+            return self.synchronize(op);
+        }
         for (i, chunk) in to.chunks_mut(STAGING_BYTES).enumerate() {
             // SAFETY: the buffer is as large; the stream has read what uploads left there before it copies.
             unsafe {
@@ -362,12 +383,12 @@ impl Driver for Gpu {
             result::stream::begin_capture(self.stream, mode).map_err(failed)?;
             let launched = launches.iter().try_for_each(|launch| self.launch(launch));
             // Ended in any case: a stream that captures can do nothing else.
-            let graph = result::stream::end_capture(self.stream).map_err(failed)?;
-            let exec = match launched {
-                Ok(()) => result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0))
-                    .map_err(failed),
-                Err(error) => Err(error),
-            };
+            let graph = result::stream::end_capture(self.stream);
+            // What a launch said first: it may be why the capture did not end well.
+            launched?;
+            let graph = graph.map_err(failed)?;
+            let exec =
+                result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)).map_err(failed);
             let _ = result::graph::destroy(graph);
             exec.map(Graph)
         }

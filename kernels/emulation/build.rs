@@ -7,7 +7,7 @@ fn main() {
     println!("cargo::rerun-if-changed=emulate.cpp");
     println!("cargo::rerun-if-changed=../cuda");
     let mut build = cc::Build::new();
-    build.cpp(true).std("c++17").opt_level(1).warnings(false);
+    build.cpp(true).std("c++17").opt_level(2).warnings(false);
     build.flag("-xc++").flag("-include").flag("emulate.h");
     build.include(".").include("../cuda").file("emulate.cpp");
     let kernels = std::fs::read_dir("../cuda").expect("the kernels");

@@ -15,8 +15,9 @@ use moeshard_tensor::dtype::DType;
 
 use crate::driver::Driver;
 use crate::memory::Region;
-use crate::operations::{Groups, Product, Rotations, named, norm_words, words};
+use crate::operations::{Rotations, named, norm_words, words};
 use crate::pass::{Pass, Word};
+use crate::product::{Groups, Product};
 use crate::tensor::{Content, Routing, Tensor, Weighted, padded, word};
 use crate::weights::{Buffer, Experts, HeldExperts, Matrix, Table, Vector, widened};
 

@@ -14,6 +14,7 @@ mod experts;
 mod memory;
 mod operations;
 mod pass;
+mod product;
 mod tensor;
 mod weights;
 

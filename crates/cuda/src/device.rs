@@ -14,6 +14,7 @@ use moeshard_tensor::device::{
 use moeshard_tensor::dtype::DType;
 
 use crate::driver::Driver;
+use crate::gemm::Gemm;
 use crate::memory::Region;
 use crate::operations::{Rotations, named, norm_words, words};
 use crate::pass::{Pass, Word};
@@ -46,6 +47,7 @@ pub struct CudaConfig {
 /// One rank on a GPU. It belongs to the thread that made it.
 pub struct CudaDevice<R: Driver> {
     pub(crate) config: CudaConfig,
+    pub(crate) gemm: Gemm,
     pub(crate) region: Rc<RefCell<Region>>,
     pub(crate) pass: RefCell<Pass<R>>,
     pub(crate) collective: Box<dyn Collective>,
@@ -62,12 +64,26 @@ impl<R: Driver> CudaDevice<R> {
     /// A rank of `collective`'s world on the driver's GPU.
     ///
     /// # Errors
-    /// If the GPU has no memory left.
+    /// If the GPU has no memory left, or `MOESHARD_CUDA_GEMM` names no kernel.
     pub fn new(config: CudaConfig, driver: R, collective: Box<dyn Collective>) -> Result<Self> {
+        Self::with_gemm(config, Gemm::from_env()?, driver, collective)
+    }
+
+    /// The same, with products on these kernels.
+    ///
+    /// # Errors
+    /// If the GPU has no memory left.
+    pub fn with_gemm(
+        config: CudaConfig,
+        gemm: Gemm,
+        driver: R,
+        collective: Box<dyn Collective>,
+    ) -> Result<Self> {
         let driver = Rc::new(driver);
         let region = Rc::new(RefCell::new(Region::default()));
         Ok(Self {
             config,
+            gemm,
             pass: RefCell::new(Pass::new(Rc::clone(&driver), Rc::clone(&region))),
             region,
             collective,
@@ -141,6 +157,7 @@ impl<R: Driver> CudaDevice<R> {
             dtype: x.dtype,
             x: Word::piece(&rows),
             weight: Word::address(matrix.buffer.at()),
+            map: matrix.map.word(),
             bias: w.bias.map_or(Word::NULL, |b| Word::address(b.buffer.at())),
             groups: None,
             n_rows: x.n_padded,
@@ -256,6 +273,7 @@ impl<R: Driver> CudaDevice<R> {
             dtype: x.dtype,
             x: Word::piece(&rows),
             weight: Word::address(experts.w_in.at()),
+            map: experts.map_in.word(),
             bias: bias(&experts.b_in),
             groups: groups(Word::piece(assignment)),
             n_rows,
@@ -271,6 +289,7 @@ impl<R: Driver> CudaDevice<R> {
             dtype: x.dtype,
             x: Word::piece(&hidden),
             weight: Word::address(experts.w_out.at()),
+            map: experts.map_out.word(),
             bias: bias(&experts.b_out),
             groups: groups(Word::NULL),
             n_rows,
@@ -297,11 +316,16 @@ impl<R: Driver> Device for CudaDevice<R> {
         for part in parts {
             check("load_matrix", "n_in", parts[0].n_in(), part.n_in())?;
         }
-        Matrix::load(&self.driver, self.config.dtype, parts)
+        Matrix::load(&self.driver, self.gemm, self.config.dtype, parts)
     }
 
     fn load_exact_matrix(&self, host: &HostMatrix<'_>) -> Result<Matrix<R>> {
-        Matrix::load(&self.driver, DType::F32, std::slice::from_ref(host))
+        Matrix::load(
+            &self.driver,
+            self.gemm,
+            DType::F32,
+            std::slice::from_ref(host),
+        )
     }
 
     fn load_vector(&self, parts: &[HostTensor<'_>]) -> Result<Vector<R>> {
@@ -330,8 +354,8 @@ impl<R: Driver> Device for CudaDevice<R> {
             counter.min(MOST_COUNTERS),
             counter,
         )?;
-        let dtype = self.config.dtype;
-        let experts = Experts::load(&self.driver, dtype, n_experts, &slices, activation, counter)?;
+        let kept = (self.gemm, self.config.dtype);
+        let experts = Experts::load(&self.driver, kept, n_experts, &slices, activation, counter)?;
         costs.push(
             experts
                 .held

@@ -11,6 +11,7 @@ mod device;
 pub mod driver;
 mod exchange;
 mod experts;
+mod gemm;
 mod memory;
 mod operations;
 mod pass;
@@ -19,5 +20,6 @@ mod tensor;
 mod weights;
 
 pub use device::{CudaConfig, CudaDevice};
+pub use gemm::Gemm;
 pub use tensor::{Routing, Tensor};
 pub use weights::{Experts, Matrix, Table, Vector};

@@ -66,3 +66,44 @@ struct Finish {
         return x;
     }
 };
+
+// Eight neighbours of a row, 16 bytes of them.
+template <class T>
+struct alignas(16) Eight {
+    T of[8];
+};
+
+// Finishes eight sums and stores those whose column is there. `col` is a multiple of 8. Where n is one as well,
+// everything is read and written in pieces of 16 bytes, and must begin at a multiple of that.
+template <class T>
+__device__ void store_eight(const Finish<T>& finish, const float* sums, unsigned expert, unsigned row,
+                            unsigned col, T* out) {
+    const unsigned n = finish.n;
+    const size_t at = static_cast<size_t>(row) * n + col;
+    if (n % 8 != 0) {
+        for (unsigned i = 0; i < 8 && col + i < n; ++i) {
+            out[at + i] = from_float<T>(finish(sums[i], expert, row, col + i));
+        }
+        return;
+    }
+    if (col >= n) return;
+    float x[8];
+    memcpy(x, sums, sizeof(x));
+    if (finish.bias != nullptr) {
+        const float4* bias = reinterpret_cast<const float4*>(finish.bias + static_cast<size_t>(expert) * n + col);
+        const float4 low = bias[0], high = bias[1];
+        x[0] += low.x, x[1] += low.y, x[2] += low.z, x[3] += low.w;
+        x[4] += high.x, x[5] += high.y, x[6] += high.z, x[7] += high.w;
+    }
+    Eight<T> times, plus, result;
+    if (finish.times != nullptr) times = *reinterpret_cast<const Eight<T>*>(finish.times + at);
+    if (finish.plus != nullptr) plus = *reinterpret_cast<const Eight<T>*>(finish.plus + at);
+#pragma unroll
+    for (unsigned i = 0; i < 8; ++i) {
+        float y = activate(x[i], finish.activation);
+        if (finish.times != nullptr) y *= to_float(times.of[i]);
+        if (finish.plus != nullptr) y += to_float(plus.of[i]);
+        result.of[i] = from_float<T>(y);
+    }
+    *reinterpret_cast<Eight<T>*>(out + at) = result;
+}

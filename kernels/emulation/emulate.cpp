@@ -17,11 +17,31 @@ namespace {
 
 constexpr size_t STACK_BYTES = 64 << 10;
 
-enum class State { Ready, AtBlock, AtWarp, Done };
+enum class State { Ready, AtBlock, AtWarp, AtPhase, Done };
 
 struct Copy {
     void* to;
     const void* from;
+};
+
+// A box of a matrix on its way to shared memory.
+struct Box {
+    void* to;
+    const void* map;
+    unsigned k, row;
+};
+constexpr unsigned BOX_ROWS = 128, BOX_LINE_BYTES = 128;
+
+// What the driver writes where a tensor map lies.
+struct TensorMap {
+    uint64_t at, n_rows, n_cols;
+};
+
+struct PhaseBarrier {
+    unsigned n_arrivals = 0, n_missing = 0;
+    int64_t n_bytes = 0;
+    unsigned parity = 0;
+    std::vector<Box> boxes;
 };
 
 struct Fiber {
@@ -34,6 +54,10 @@ struct Fiber {
     Values values;
     // Groups of copies that are not done yet, the last of them not ended.
     std::vector<std::vector<Copy>> groups;
+    // The same of products.
+    std::vector<std::vector<Product>> products;
+    void* barrier;
+    unsigned parity;
 };
 
 struct Block {
@@ -48,6 +72,9 @@ struct Block {
     bool is_apart = false;
     // Whether asynchronous copies happen at once, instead of when they are waited for.
     bool is_eager = false;
+    std::map<const void*, PhaseBarrier> barriers;
+    // Whether a barrier or an operand was used as it must not be.
+    bool is_misused = false;
 };
 
 thread_local Block block;
@@ -75,7 +102,7 @@ void wait(State state) {
 bool release_block() {
     bool is_any = false;
     for (const Fiber& fiber : block.fibers) {
-        if (fiber.state == State::Ready || fiber.state == State::AtWarp) return false;
+        if (fiber.state != State::AtBlock && fiber.state != State::Done) return false;
         is_any |= fiber.state == State::AtBlock;
     }
     for (Fiber& fiber : block.fibers) {
@@ -115,6 +142,63 @@ bool release_warp(size_t first) {
     return is_released;
 }
 
+// Swizzled as the hardware does: address bits 7 to 9 are added to bits 4 to 6 without carry.
+unsigned char* at_address(unsigned address, size_t n_bytes) {
+    const size_t at = (address ^ (address >> 7 & 7) << 4) - SHARED_BEGIN;
+    if (at < block.shared.size() && n_bytes <= block.shared.size() - at) return &block.shared[at];
+    block.is_misused = true;
+    return block.shared.data();
+}
+
+void end_phase_if_over(PhaseBarrier& barrier) {
+    if (barrier.n_missing > 0 || barrier.n_bytes != 0) return;
+    barrier.parity ^= 1;
+    barrier.n_missing = barrier.n_arrivals;
+}
+
+void finish(const Box& box) {
+    const TensorMap& map = *static_cast<const TensorMap*>(box.map);
+    const auto* from = reinterpret_cast<const uint16_t*>(map.at);
+    const auto* to = static_cast<const unsigned char*>(box.to);
+    const unsigned begin = SHARED_BEGIN + static_cast<unsigned>(to - block.shared.data());
+    block.is_misused |= begin % 1024 != 0;
+    for (unsigned r = 0; r < BOX_ROWS; ++r) {
+        for (unsigned chunk = 0; chunk < BOX_LINE_BYTES / 16; ++chunk) {
+            uint16_t bits[8] = {};
+            for (unsigned i = 0; i < 8; ++i) {
+                const uint64_t row = box.row + r, col = box.k + chunk * 8 + i;
+                if (row < map.n_rows && col < map.n_cols) bits[i] = from[row * map.n_cols + col];
+            }
+            std::memcpy(at_address(begin + r * BOX_LINE_BYTES + chunk * 16, 16), bits, 16);
+        }
+    }
+}
+
+void finish_boxes(PhaseBarrier& barrier) {
+    for (const Box& box : barrier.boxes) {
+        finish(box);
+        barrier.n_bytes -= BOX_ROWS * BOX_LINE_BYTES;
+    }
+    barrier.boxes.clear();
+    end_phase_if_over(barrier);
+}
+
+// Lets those go on who wait for a phase that is over, or is as soon as copies are there.
+bool release_phases(size_t first, size_t n) {
+    bool is_released = false;
+    for (size_t i = first; i < first + n; ++i) {
+        Fiber& fiber = block.fibers[i];
+        if (fiber.state != State::AtPhase) continue;
+        PhaseBarrier& barrier = block.barriers[fiber.barrier];
+        const bool waits = barrier.parity == fiber.parity;
+        if (waits && barrier.n_missing == 0 && !barrier.boxes.empty()) finish_boxes(barrier);
+        if (barrier.parity == fiber.parity) continue;
+        fiber.state = State::Ready;
+        is_released = true;
+    }
+    return is_released;
+}
+
 void go_on(size_t fiber) {
     block.running = fiber;
     place.thread_idx = block.fibers[fiber].thread_idx;
@@ -143,7 +227,7 @@ bool go_on_apart() {
     for (size_t i = 0; i < n_warps; ++i) {
         const size_t first = (start + i) % n_warps * 32;
         const size_t n = std::min<size_t>(32, n_fibers - first);
-        while (go_on_all(first, n) || release_warp(first)) is_any = true;
+        while (go_on_all(first, n) || release_warp(first) || release_phases(first, n)) is_any = true;
     }
     return is_any;
 }
@@ -152,6 +236,7 @@ bool go_on_apart() {
 bool go_on_together() {
     bool is_any = go_on_all(0, block.fibers.size());
     for (size_t first = 0; first < block.fibers.size(); first += 32) is_any |= release_warp(first);
+    is_any |= release_phases(0, block.fibers.size());
     return is_any;
 }
 
@@ -165,7 +250,9 @@ bool run_block() {
         makecontext(&fiber.context, begin_fiber, 0);
         fiber.state = State::Ready;
         fiber.groups.assign(1, {});
+        fiber.products.assign(1, {});
     }
+    block.barriers.clear();
     // Whatever nobody has written is not a number.
     std::fill(block.shared.begin(), block.shared.end(), 0xff);
     do {
@@ -222,6 +309,58 @@ void wait_for_groups(size_t n_left) {
     }
 }
 
+void init_barrier(void* barrier, unsigned n_arrivals) {
+    block.barriers[barrier] = {n_arrivals, n_arrivals, 0, 0, {}};
+}
+
+void arrive(void* at, unsigned n_bytes) {
+    PhaseBarrier& barrier = block.barriers[at];
+    if (barrier.n_missing == 0) {
+        // More than were said to come, or none were.
+        block.is_misused = true;
+        return;
+    }
+    barrier.n_bytes += n_bytes;
+    --barrier.n_missing;
+    end_phase_if_over(barrier);
+}
+
+void wait_for_phase(void* barrier, unsigned parity) {
+    Fiber& fiber = block.fibers[block.running];
+    fiber.barrier = barrier;
+    fiber.parity = parity;
+    wait(State::AtPhase);
+}
+
+void start_box(void* to, const void* map, unsigned k, unsigned row, void* at) {
+    PhaseBarrier& barrier = block.barriers[at];
+    barrier.boxes.push_back({to, map, k, row});
+    if (block.is_eager) finish_boxes(barrier);
+}
+
+void start_product(const Product& product) {
+    if (block.is_eager) return product.compute(product);
+    block.fibers[block.running].products.back().push_back(product);
+}
+
+void end_products() { block.fibers[block.running].products.emplace_back(); }
+
+void wait_for_products(size_t n_left) {
+    auto& products = block.fibers[block.running].products;
+    while (products.size() > n_left + 1) {
+        for (const Product& product : products.front()) product.compute(product);
+        products.erase(products.begin());
+    }
+}
+
+const unsigned char* operand_chunk(uint64_t descriptor, unsigned row, unsigned chunk) {
+    const unsigned begin = (descriptor & 0x3fff) << 4;
+    const unsigned stride = (descriptor >> 32 & 0x3fff) << 4;
+    // 128-byte swizzle, whose pattern begins at a multiple of 1024.
+    block.is_misused |= descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0;
+    return at_address(begin + row / 8 * stride + row % 8 * BOX_LINE_BYTES + chunk * 16, 16);
+}
+
 unsigned lane() { return block.running % 32; }
 
 int run(const Launch& launch, Body body, void** args) {
@@ -234,6 +373,7 @@ int run(const Launch& launch, Body body, void** args) {
         block.fibers[i].thread_idx = {at % dim.x, at / dim.x % dim.y, at / dim.x / dim.y};
     }
     block.shared.assign(launch.shared_bytes, 0);
+    block.is_misused = false;
     block.body = body;
     block.args = args;
     block.random = launch.seed * 2 + 1;
@@ -247,6 +387,8 @@ int run(const Launch& launch, Body body, void** args) {
             for (unsigned x = 0; x < grid.x; ++x) {
                 place.block_idx = {x, y, z};
                 if (!run_block()) return 1;
+                for (const auto& [at, barrier] : block.barriers) block.is_misused |= !barrier.boxes.empty();
+                if (block.is_misused) return 3;
             }
         }
     }
@@ -257,7 +399,8 @@ Registered::Registered(const char* name, Body body) { kernels()[name] = body; }
 
 }  // namespace emulated
 
-// 0, 1 if threads wait for one another for ever, or 2 if there is no such kernel.
+// 0, 1 if threads wait for one another for ever, 2 if there is no such kernel, or 3 if it used a barrier or an
+// operand of a product as it must not.
 extern "C" int moeshard_emulate(const char* name, const unsigned* grid, const unsigned* block_dim,
                                 size_t shared_bytes, uint64_t seed, void** args) {
     const auto found = emulated::kernels().find(name);

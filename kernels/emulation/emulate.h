@@ -16,7 +16,7 @@
 #define __device__
 #define __forceinline__ inline
 #define __restrict__
-#define __launch_bounds__(n_threads)
+#define __launch_bounds__(...)
 // One block runs at a time.
 #define __shared__ static thread_local
 #define DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(emulated::shared_memory())
@@ -54,6 +54,27 @@ unsigned lane();
 void start_copy(void* to, const void* from);
 void end_group();
 void wait_for_groups(size_t n_left);
+
+// Hopper's barriers, boxes and products; `kernels/cuda/hopper.h` says what they are.
+void init_barrier(void* barrier, unsigned n_arrivals);
+void arrive(void* barrier, unsigned n_bytes);
+void wait_for_phase(void* barrier, unsigned parity);
+// Done once somebody waits for the barrier and nothing else is missing.
+void start_box(void* to, const void* map, unsigned k, unsigned row, void* barrier);
+// A product that is computed once its group is waited for: with its sums, and descriptors of its operands.
+struct Product {
+    void (*compute)(const Product& product);
+    float* sums;
+    uint64_t a, b;
+    bool adds;
+};
+void start_product(const Product& product);
+void end_products();
+void wait_for_products(size_t n_left);
+// Shared memory does not begin at zero, nor where operands may.
+constexpr unsigned SHARED_BEGIN = 16;
+// Chunk 0 or 1 of a row of an operand in shared memory: eight elements of 16 bits.
+const unsigned char* operand_chunk(uint64_t descriptor, unsigned row, unsigned chunk);
 
 using Body = void (*)(void** args);
 // Runs a kernel; 0, or 1 if its threads wait for one another for ever.
@@ -141,6 +162,9 @@ inline unsigned __ballot_sync(unsigned mask, bool holds) {
     return lanes;
 }
 
+struct alignas(8) float2 {
+    float x, y;
+};
 struct alignas(16) float4 {
     float x, y, z, w;
 };
@@ -233,6 +257,68 @@ inline void end_group() { emulated::end_group(); }
 template <int N>
 void wait_for_groups() {
     emulated::wait_for_groups(N);
+}
+
+inline unsigned shared_address(const void* at) {
+    const auto* byte = static_cast<const unsigned char*>(at);
+    return emulated::SHARED_BEGIN + static_cast<unsigned>(byte - emulated::shared_memory());
+}
+
+inline void init_barrier(unsigned long long* barrier, unsigned n_arrivals) {
+    emulated::init_barrier(barrier, n_arrivals);
+}
+inline void arrive(unsigned long long* barrier) { emulated::arrive(barrier, 0); }
+inline void arrive_expecting(unsigned long long* barrier, unsigned n_bytes) { emulated::arrive(barrier, n_bytes); }
+inline void wait_for_phase(unsigned long long* barrier, unsigned parity) {
+    emulated::wait_for_phase(barrier, parity);
+}
+inline void copy_box(void* to, const void* map, unsigned k, unsigned row, unsigned long long* barrier) {
+    emulated::start_box(to, map, k, row, barrier);
+}
+// What is written is there for everybody at once.
+inline void fence_barriers() {}
+inline void fence_for_products() {}
+inline void acquire_map(const void*) {}
+template <unsigned N>
+void give_registers_up_to() {}
+template <unsigned N>
+void take_registers_up_to() {}
+
+// Registers of a product of 64 rows, as the instruction set documents them: warp w of four has rows from 16 w on,
+// with g = lane / 4 and t = lane % 4: d[4 j], d[4 j + 1] = D[g][8 j + 2 t, + 1], d[4 j + 2], d[4 j + 3] = D[g + 8][..]
+template <class T>
+void operand_row(uint64_t descriptor, unsigned row, float (&x)[16]) {
+    for (unsigned chunk = 0; chunk < 2; ++chunk) {
+        uint16_t bits[8];
+        std::memcpy(bits, emulated::operand_chunk(descriptor, row, chunk), 16);
+        for (unsigned i = 0; i < 8; ++i) x[8 * chunk + i] = to_float_of_bits<T>(bits[i]);
+    }
+}
+template <class T, unsigned SUMS>
+void compute_product(const emulated::Product& product) {
+    const unsigned thread = emulated::place.thread_idx.x % 128;
+    const unsigned g = thread % 32 / 4, t = thread % 4;
+    float a[2][16], b[16];
+    for (unsigned half = 0; half < 2; ++half) operand_row<T>(product.a, thread / 32 * 16 + g + 8 * half, a[half]);
+    for (unsigned i = 0; i < SUMS / 2; ++i) {
+        operand_row<T>(product.b, i / 2 * 8 + 2 * t + i % 2, b);
+        for (unsigned half = 0; half < 2; ++half) {
+            float sum = 0.0f;
+            for (unsigned k = 0; k < 16; ++k) sum += a[half][k] * b[k];
+            float& d = product.sums[i / 2 * 4 + half * 2 + i % 2];
+            d = product.adds ? d + sum : sum;
+        }
+    }
+}
+template <class T, unsigned SUMS>
+void start_product(float (&d)[SUMS], unsigned long long a, unsigned long long b, bool adds) {
+    emulated::start_product({compute_product<T, SUMS>, d, a, b, adds});
+}
+inline void begin_products() {}
+inline void end_products() { emulated::end_products(); }
+template <unsigned N, unsigned SUMS>
+void wait_for_products(float (&)[SUMS]) {
+    emulated::wait_for_products(N);
 }
 
 inline int __popc(unsigned x) { return __builtin_popcount(x); }

@@ -56,7 +56,7 @@ pub(crate) fn set_up(root: &Path) -> anyhow::Result<PathBuf> {
 /// Compiles every kernel for each of [`ARCHITECTURES`].
 ///
 /// # Errors
-/// If one does not compile, keeps registers in memory, or is not in what was compiled.
+/// If one does not compile, keeps registers in memory, has products wait for each other, or is not in what was compiled.
 pub(crate) fn check_kernels(root: &Path) -> anyhow::Result<()> {
     let nvcc = set_up(root)?;
     let out = root.join("target/kernels");
@@ -111,16 +111,20 @@ fn compile(nvcc: &Path, file: &Path, arch: &str, cubin: &Path) -> anyhow::Result
     if !output.status.success() {
         bail!("{} for sm_{arch}:\n{said}", file.display());
     }
-    match spill(&said) {
+    match slow_line(&said) {
         Some(line) => bail!("{} for sm_{arch}: {line}", file.display()),
         None => Ok(()),
     }
 }
 
-/// The line of ptxas that says that registers were kept in memory.
-fn spill(said: &str) -> Option<&str> {
-    let mut lines = said.lines().filter(|line| line.contains("spill stores"));
-    lines.find(|line| !line.contains(" 0 bytes spill stores, 0 bytes spill loads"))
+/// The line of ptxas that says that registers were kept in memory, or that products wait for each other.
+fn slow_line(said: &str) -> Option<&str> {
+    let spills = |line: &str| {
+        line.contains("spill stores")
+            && !line.contains(" 0 bytes spill stores, 0 bytes spill loads")
+    };
+    said.lines()
+        .find(|line| spills(line) || line.contains("Performance Loss"))
 }
 
 /// Every kernel is a section of what was compiled.
@@ -139,13 +143,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spills_are_found_in_what_ptxas_says() {
+    fn what_is_slow_is_found_in_what_ptxas_says() {
         let line =
             |n| format!("    8 bytes stack frame, {n} bytes spill stores, 0 bytes spill loads");
-        assert_eq!(spill(&line(0)), None);
+        assert_eq!(slow_line(&line(0)), None);
         let (none, some) = (line(0), line(4));
         let said = format!("ptxas info : Used 255 registers\n{none}\n{some}\n");
-        assert_eq!(spill(&said), Some(some.as_str()));
+        assert_eq!(slow_line(&said), Some(some.as_str()));
+        let loss = "ptxas info : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized";
+        assert_eq!(slow_line(loss), Some(loss));
     }
 
     #[test]

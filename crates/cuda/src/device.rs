@@ -14,9 +14,11 @@ use moeshard_tensor::device::{
 use moeshard_tensor::dtype::DType;
 
 use crate::driver::Driver;
+use crate::gemm::Gemm;
 use crate::memory::{Heap, Region};
-use crate::operations::{Groups, Product, Rotations, named, norm_words, words};
+use crate::operations::{Rotations, named, norm_words, words};
 use crate::pass::{Pass, Word};
+use crate::product::{Groups, Product};
 use crate::tensor::{Content, Routing, Tensor, Weighted, padded, word};
 use crate::weights::{Buffer, Experts, HeldExperts, Matrix, Table, Vector, widened};
 
@@ -45,6 +47,7 @@ pub struct CudaConfig {
 /// One rank on a GPU. It belongs to the thread that made it.
 pub struct CudaDevice<R: Driver> {
     pub(crate) config: CudaConfig,
+    pub(crate) gemm: Gemm,
     pub(crate) region: Rc<RefCell<Region>>,
     pub(crate) pass: RefCell<Pass<R>>,
     pub(crate) collective: Box<dyn Collective>,
@@ -64,13 +67,27 @@ impl<R: Driver> CudaDevice<R> {
     /// A rank of `collective`'s world on the driver's GPU.
     ///
     /// # Errors
-    /// If the GPU has no memory left.
+    /// If the GPU has no memory left, or `MOESHARD_CUDA_GEMM` names no kernel.
     pub fn new(config: CudaConfig, driver: R, collective: Box<dyn Collective>) -> Result<Self> {
+        Self::with_gemm(config, Gemm::from_env()?, driver, collective)
+    }
+
+    /// The same, with products on these kernels.
+    ///
+    /// # Errors
+    /// If the GPU has no memory left.
+    pub fn with_gemm(
+        config: CudaConfig,
+        gemm: Gemm,
+        driver: R,
+        collective: Box<dyn Collective>,
+    ) -> Result<Self> {
         let driver = Rc::new(driver);
         let heap = Heap::new(&driver);
         let region = Rc::new(RefCell::new(Region::default()));
         Ok(Self {
             config,
+            gemm,
             pass: RefCell::new(Pass::new(Rc::clone(&heap), Rc::clone(&region))),
             region,
             collective,
@@ -177,6 +194,7 @@ impl<R: Driver> CudaDevice<R> {
             dtype: x.dtype,
             x: Word::piece(&rows),
             weight: Word::address(matrix.buffer.at()),
+            map: matrix.map.word(),
             bias: w.bias.map_or(Word::NULL, |b| Word::address(b.buffer.at())),
             groups: None,
             n_rows: x.n_padded,
@@ -292,6 +310,7 @@ impl<R: Driver> CudaDevice<R> {
             dtype: x.dtype,
             x: Word::piece(&rows),
             weight: Word::address(experts.w_in.at()),
+            map: experts.map_in.word(),
             bias: bias(&experts.b_in),
             groups: groups(Word::piece(assignment)),
             n_rows,
@@ -307,6 +326,7 @@ impl<R: Driver> CudaDevice<R> {
             dtype: x.dtype,
             x: Word::piece(&hidden),
             weight: Word::address(experts.w_out.at()),
+            map: experts.map_out.word(),
             bias: bias(&experts.b_out),
             groups: groups(Word::NULL),
             n_rows,
@@ -333,11 +353,16 @@ impl<R: Driver> Device for CudaDevice<R> {
         for part in parts {
             check("load_matrix", "n_in", parts[0].n_in(), part.n_in())?;
         }
-        Matrix::load(&self.heap, self.config.dtype, parts)
+        Matrix::load(&self.heap, self.gemm, self.config.dtype, parts)
     }
 
     fn load_exact_matrix(&self, host: &HostMatrix<'_>) -> Result<Matrix<R>> {
-        Matrix::load(&self.heap, DType::F32, std::slice::from_ref(host))
+        Matrix::load(
+            &self.heap,
+            self.gemm,
+            DType::F32,
+            std::slice::from_ref(host),
+        )
     }
 
     fn load_vector(&self, parts: &[HostTensor<'_>]) -> Result<Vector<R>> {
@@ -366,8 +391,8 @@ impl<R: Driver> Device for CudaDevice<R> {
             counter.min(MOST_COUNTERS),
             counter,
         )?;
-        let dtype = self.config.dtype;
-        let experts = Experts::load(&self.heap, dtype, n_experts, &slices, activation, counter)?;
+        let kept = (self.gemm, self.config.dtype);
+        let experts = Experts::load(&self.heap, kept, n_experts, &slices, activation, counter)?;
         costs.push(
             experts
                 .held

@@ -8,6 +8,7 @@ use moeshard_tensor::device::{Activation, DeviceError, ExpertSlice, HostMatrix, 
 use moeshard_tensor::dtype::DType;
 
 use crate::driver::Driver;
+use crate::gemm::{Gemm, Map};
 use crate::memory::Heap;
 use crate::weights::{Buffer, COLS, Experts, HeldExperts, check_width, encode};
 
@@ -16,7 +17,7 @@ const OP: &str = "load_experts";
 impl<R: Driver> Experts<R> {
     pub(crate) fn load(
         heap: &Rc<Heap<R>>,
-        dtype: DType,
+        (gemm, dtype): (Gemm, DType),
         n_all: usize,
         slices: &[ExpertSlice<'_>],
         activation: Activation,
@@ -30,7 +31,13 @@ impl<R: Driver> Experts<R> {
         }
         held.sort_by_key(|(_, slice)| slice.expert_idx);
         let held = match held.first() {
-            Some(_) => Some(HeldExperts::load(heap, dtype, n_all, &held, activation)?),
+            Some(_) => Some(HeldExperts::load(
+                heap,
+                (gemm, dtype),
+                n_all,
+                &held,
+                activation,
+            )?),
             None => None,
         };
         Ok(Self {
@@ -51,7 +58,7 @@ impl<R: Driver> Experts<R> {
 impl<R: Driver> HeldExperts<R> {
     fn load(
         heap: &Rc<Heap<R>>,
-        dtype: DType,
+        (gemm, dtype): (Gemm, DType),
         n_all: usize,
         held: &[(usize, &ExpertSlice<'_>)],
         activation: Activation,
@@ -93,8 +100,10 @@ impl<R: Driver> HeldExperts<R> {
             n_hidden,
             f,
             activation,
+            map_in: Map::new(heap, gemm, &w_in, dtype, [n_experts * f, d_model])?,
             w_in,
             b_in: biases(heap, held, (f, 0), |slice| slice.b_in.as_ref())?,
+            map_out: Map::new(heap, gemm, &w_out, dtype, [n_experts * d_model, f])?,
             w_out,
             b_out: biases(heap, held, (d_model, 1), |slice| slice.b_out.as_ref())?,
         })

@@ -11,13 +11,16 @@ mod device;
 pub mod driver;
 mod exchange;
 mod experts;
+mod gemm;
 mod memory;
 mod operations;
 mod pass;
 pub mod peak;
+mod product;
 mod tensor;
 mod weights;
 
 pub use device::{CudaConfig, CudaDevice};
+pub use gemm::Gemm;
 pub use tensor::{Routing, Tensor};
 pub use weights::{Experts, Matrix, Table, Vector};

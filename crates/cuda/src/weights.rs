@@ -11,6 +11,7 @@ use moeshard_tensor::device::{Activation, DeviceError, HostMatrix, MatrixLayout,
 use moeshard_tensor::dtype::DType;
 
 use crate::driver::{Address, Driver};
+use crate::gemm::{Gemm, Map};
 use crate::memory::Heap;
 
 /// Columns of a matrix are a multiple of this in 16 bits: sixteen bytes are copied at a time.
@@ -80,13 +81,19 @@ impl<R: Driver> Drop for Buffer<R> {
 /// `[n_out, n_in]`
 pub struct Matrix<R: Driver> {
     pub(crate) buffer: Buffer<R>,
+    pub(crate) map: Map<R>,
     pub(crate) dtype: DType,
     pub(crate) n_out: usize,
     pub(crate) n_in: usize,
 }
 
 impl<R: Driver> Matrix<R> {
-    pub(crate) fn load(heap: &Rc<Heap<R>>, dtype: DType, parts: &[HostMatrix<'_>]) -> Result<Self> {
+    pub(crate) fn load(
+        heap: &Rc<Heap<R>>,
+        gemm: Gemm,
+        dtype: DType,
+        parts: &[HostMatrix<'_>],
+    ) -> Result<Self> {
         let n_in = parts.first().map_or(0, HostMatrix::n_in);
         check_width("load_matrix", dtype, n_in)?;
         let n_out = parts.iter().map(HostMatrix::n_out).sum();
@@ -98,6 +105,7 @@ impl<R: Driver> Matrix<R> {
             first += bytes.len();
         }
         Ok(Self {
+            map: Map::new(heap, gemm, &buffer, dtype, [n_out, n_in])?,
             buffer,
             dtype,
             n_out,
@@ -186,10 +194,12 @@ pub(crate) struct HeldExperts<R: Driver> {
     pub(crate) activation: Activation,
     /// `[n_experts, f, d_model]`
     pub(crate) w_in: Buffer<R>,
+    pub(crate) map_in: Map<R>,
     /// f32 `[n_experts, f]`
     pub(crate) b_in: Option<Buffer<R>>,
     /// `[n_experts, d_model, f]`
     pub(crate) w_out: Buffer<R>,
+    pub(crate) map_out: Map<R>,
     /// f32 `[n_experts, d_model]`
     pub(crate) b_out: Option<Buffer<R>>,
 }

@@ -26,6 +26,9 @@ pub enum EmulationError {
     NoSuchKernel(String),
     /// Threads wait at barriers that others never reach.
     Deadlock(String),
+    /// More threads arrived at a barrier than it waits for, copies were left unfinished, or an operand of a
+    /// product is not where it can be.
+    Misuse(String),
 }
 
 impl std::fmt::Display for EmulationError {
@@ -33,6 +36,10 @@ impl std::fmt::Display for EmulationError {
         match self {
             Self::NoSuchKernel(name) => write!(f, "there is no kernel {name}"),
             Self::Deadlock(name) => write!(f, "threads of {name} wait for one another for ever"),
+            Self::Misuse(name) => write!(
+                f,
+                "{name} uses a barrier, a copy or an operand of a product as it must not"
+            ),
         }
     }
 }
@@ -79,6 +86,7 @@ pub unsafe fn launch(
     match code {
         0 => Ok(()),
         1 => Err(EmulationError::Deadlock(name.to_owned())),
+        3 => Err(EmulationError::Misuse(name.to_owned())),
         _ => Err(missing()),
     }
 }

@@ -7,8 +7,9 @@ use std::ffi::c_void;
 
 use moeshard_emulation as emulation;
 use moeshard_tensor::device::{DeviceError, Result};
+use moeshard_tensor::dtype::DType;
 
-use super::{Address, Driver, Launch, Properties};
+use super::{Address, Driver, Launch, Properties, TENSOR_MAP_BYTES};
 
 const ALIGNMENT: usize = 256;
 
@@ -171,6 +172,21 @@ impl Driver for Emulated {
             op: launch.kernel,
             reason: error.to_string(),
         })
+    }
+
+    unsafe fn tensor_map(
+        &self,
+        at: Address,
+        _dtype: DType,
+        shape: [u64; 2],
+        _box_shape: [u32; 2],
+    ) -> Result<Option<[u8; TENSOR_MAP_BYTES]>> {
+        // As `emulate.cpp` reads it, which knows one shape of boxes.
+        let mut map = [0; TENSOR_MAP_BYTES];
+        for (to, word) in map.chunks_exact_mut(8).zip([at, shape[0], shape[1]]) {
+            to.copy_from_slice(&word.to_ne_bytes());
+        }
+        Ok(Some(map))
     }
 
     unsafe fn capture(&self, launches: &[Launch]) -> Result<Vec<Launch>> {

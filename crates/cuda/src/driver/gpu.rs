@@ -10,8 +10,9 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 use moeshard_kernels::{CUDA_VERSION, IMAGES};
 use moeshard_tensor::device::{DeviceError, Result};
+use moeshard_tensor::dtype::DType;
 
-use super::{Address, Driver, Launch, Properties};
+use super::{Address, Driver, HOPPER, Launch, Properties, TENSOR_MAP_BYTES};
 
 /// Bytes of each of two pinned buffers: one is filled while the other is copied.
 const STAGING_BYTES: usize = 4 << 20;
@@ -375,6 +376,26 @@ impl Driver for Gpu {
         result.map_err(|e| failed(launch.kernel, e))
     }
 
+    unsafe fn tensor_map(
+        &self,
+        at: Address,
+        dtype: DType,
+        shape: [u64; 2],
+        box_shape: [u32; 2],
+    ) -> Result<Option<[u8; TENSOR_MAP_BYTES]>> {
+        if self.properties.capability != HOPPER || !encodes_tensor_maps() {
+            return Ok(None);
+        }
+        let dtype = match dtype {
+            DType::BF16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            DType::F16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+            DType::F32 => return Ok(None),
+        };
+        encode(at, dtype, shape, box_shape)
+            .map(Some)
+            .map_err(|e| failed("tensor_map", e))
+    }
+
     unsafe fn capture(&self, launches: &[Launch]) -> Result<Graph> {
         let failed = |e| failed("capture", e);
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -402,6 +423,45 @@ impl Driver for Gpu {
     fn wait(&self) -> Result<()> {
         self.synchronize("wait")
     }
+}
+
+/// Whether the driver is new enough: cudarc panics when a function that it lacks is called.
+fn encodes_tensor_maps() -> bool {
+    // SAFETY: the driver is loaded; the function is looked for and not called.
+    unsafe { sys::culib().get::<*const c_void>(b"cuTensorMapEncodeTiled\0") }.is_ok()
+}
+
+/// Rows of 16-bit numbers in boxes whose rows are 128 bytes.
+fn encode(
+    at: Address,
+    dtype: sys::CUtensorMapDataType,
+    [n_rows, n_cols]: [u64; 2],
+    [box_rows, box_cols]: [u32; 2],
+) -> std::result::Result<[u8; TENSOR_MAP_BYTES], DriverError> {
+    let mut map = sys::CUtensorMap { opaque: [0; 16] };
+    // Columns come first, and the first stride is that of rows.
+    let (shape, stride) = ([n_cols, n_rows], [2 * n_cols]);
+    let (box_shape, step) = ([box_cols, box_rows], [1, 1]);
+    // SAFETY: the arrays are as long as two dimensions need, and are only read during the call; the matrix is
+    // not read at all.
+    unsafe {
+        sys::cuTensorMapEncodeTiled(
+            &raw mut map,
+            dtype,
+            2,
+            at as *mut c_void,
+            shape.as_ptr(),
+            stride.as_ptr(),
+            box_shape.as_ptr(),
+            step.as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+        .result()?;
+    }
+    Ok(bytemuck::cast(map.opaque))
 }
 
 fn failed(op: &'static str, e: DriverError) -> DeviceError {

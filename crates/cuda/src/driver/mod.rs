@@ -7,12 +7,19 @@ pub mod emulated;
 pub mod gpu;
 
 use moeshard_tensor::device::Result;
+use moeshard_tensor::dtype::DType;
 
 /// A place in the memory of a device.
 pub type Address = u64;
 
 /// The most arguments that a kernel takes.
 pub const MOST_ARGS: usize = 24;
+
+/// The compute capability of the GPUs whose kernels use tensor maps.
+pub const HOPPER: (u32, u32) = (9, 0);
+
+/// Bytes of a tensor map.
+pub const TENSOR_MAP_BYTES: usize = 128;
 
 /// A kernel with everything that it is launched with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +104,20 @@ pub trait Driver {
     /// # Safety
     /// As for the trait; arguments are those that the kernel takes.
     unsafe fn launch(&self, launch: &Launch) -> Result<()>;
+
+    /// Describes rows of 16-bit numbers for kernels that copy boxes of them, rows and columns, to shared memory
+    /// with 128-byte swizzle; zeroes beyond the matrix. `None` if device or driver cannot. Kernels take it from
+    /// the device's memory, at a multiple of 64 bytes.
+    ///
+    /// # Safety
+    /// As for the trait, whenever a kernel uses it.
+    unsafe fn tensor_map(
+        &self,
+        at: Address,
+        dtype: DType,
+        shape: [u64; 2],
+        box_shape: [u32; 2],
+    ) -> Result<Option<[u8; TENSOR_MAP_BYTES]>>;
 
     /// Captures launches without running them.
     ///

@@ -8,21 +8,21 @@ use crate::support::{Element, SEEDS, args, assert_near, numbers, pointer, rng, r
 const SHARED_WORDS: usize = 98_304 / 4;
 
 /// Rows of each expert, and the shape of its matrix.
-struct Case<'a> {
-    n_rows: &'a [usize],
-    n: usize,
-    k: usize,
+pub(crate) struct Case<'a> {
+    pub(crate) n_rows: &'a [usize],
+    pub(crate) n: usize,
+    pub(crate) k: usize,
     /// Rows are gathered from tokens that have so many experts each.
-    top_k: Option<usize>,
-    has_bias: bool,
-    activation: u32,
-    has_times: bool,
-    has_plus: bool,
+    pub(crate) top_k: Option<usize>,
+    pub(crate) has_bias: bool,
+    pub(crate) activation: u32,
+    pub(crate) has_times: bool,
+    pub(crate) has_plus: bool,
     /// What is added is overwritten by the result.
-    in_place: bool,
+    pub(crate) in_place: bool,
     /// One group, without offsets.
-    is_dense: bool,
-    n_blocks: usize,
+    pub(crate) is_dense: bool,
+    pub(crate) n_blocks: usize,
 }
 
 fn activate(x: f64, activation: u32) -> f64 {
@@ -47,14 +47,14 @@ fn activate(x: f64, activation: u32) -> f64 {
 }
 
 /// What a kernel is given, but for the shape.
-struct Operands<'a, T> {
-    x: &'a [T],
-    weight: &'a [T],
-    bias: &'a [f32],
-    offsets: &'a [u32],
-    assignment: &'a [u32],
-    times: &'a [T],
-    plus: &'a [T],
+pub(crate) struct Operands<'a, T> {
+    pub(crate) x: &'a [T],
+    pub(crate) weight: &'a [T],
+    pub(crate) bias: &'a [f32],
+    pub(crate) offsets: &'a [u32],
+    pub(crate) assignment: &'a [u32],
+    pub(crate) times: &'a [T],
+    pub(crate) plus: &'a [T],
 }
 
 /// `[n_all, n]` in f64.
@@ -94,6 +94,14 @@ fn expected<T: Element>(case: &Case<'_>, operands: &Operands<'_, T>) -> Vec<f64>
 }
 
 fn check<T: Element>(case: &Case<'_>) {
+    check_with::<T>(case, multiply);
+}
+
+/// Checks a kernel that is launched by `multiply`, with one order of threads after the other.
+pub(crate) fn check_with<T: Element>(
+    case: &Case<'_>,
+    multiply: impl Fn(&Case<'_>, &Operands<'_, T>, u64) -> Vec<T>,
+) {
     let mut rng = rng(7);
     let (n_experts, n_all) = (case.n_rows.len(), case.n_rows.iter().sum::<usize>());
     let Case { n, k, .. } = *case;
@@ -132,8 +140,33 @@ fn check<T: Element>(case: &Case<'_>) {
     }
 }
 
-/// What the kernel makes of it, with one row more behind.
 fn multiply<T: Element>(case: &Case<'_>, operands: &Operands<'_, T>, seed: u64) -> Vec<T> {
+    let kernel = Kernel {
+        name: "grouped_gemm",
+        threads: 256,
+        shared_words: if T::NAME == "f32" { 0 } else { SHARED_WORDS },
+        map: None,
+    };
+    multiply_by(&kernel, case, operands, seed)
+}
+
+/// One of the kernels that take these arguments.
+pub(crate) struct Kernel {
+    /// Without the dtype at its end.
+    pub(crate) name: &'static str,
+    pub(crate) threads: u32,
+    pub(crate) shared_words: usize,
+    /// Address of the matrix, rows and columns: it takes a tensor map, too.
+    pub(crate) map: Option<[u64; 3]>,
+}
+
+/// What a kernel makes of it, with one row more behind.
+pub(crate) fn multiply_by<T: Element>(
+    kernel: &Kernel,
+    case: &Case<'_>,
+    operands: &Operands<'_, T>,
+    seed: u64,
+) -> Vec<T> {
     let n_all = case.n_rows.iter().sum::<usize>();
     let mut out = vec![T::of(77.0); (n_all + 1) * case.n];
     if case.in_place {
@@ -152,6 +185,8 @@ fn multiply<T: Element>(case: &Case<'_>, operands: &Operands<'_, T>, seed: u64) 
     let (mut experts, mut top_k) = (case.n_rows.len() as u32, case.top_k.unwrap_or(1) as u32);
     let (mut cols, mut depth) = (case.n as u32, case.k as u32);
     let mut activation = case.activation;
+    let map = kernel.map.unwrap_or_default();
+    let mut map_at = map.as_ptr();
     let mut args = args![
         x_at,
         weight_at,
@@ -166,11 +201,19 @@ fn multiply<T: Element>(case: &Case<'_>, operands: &Operands<'_, T>, seed: u64) 
         activation,
         times_at,
         plus_at,
-        out_at
+        out_at,
+        map_at
     ];
-    let name = format!("grouped_gemm_{}", T::NAME);
-    let shared = if T::NAME == "f32" { 0 } else { SHARED_WORDS };
-    run(&name, [case.n_blocks, 1], 256, shared, seed, &mut args);
+    let name = format!("{}_{}", kernel.name, T::NAME);
+    let n_args = args.len() - usize::from(kernel.map.is_none());
+    run(
+        &name,
+        [case.n_blocks, 1],
+        kernel.threads,
+        kernel.shared_words,
+        seed,
+        &mut args[..n_args],
+    );
     out
 }
 
@@ -180,7 +223,7 @@ fn check_all(case: &Case<'_>) {
     check::<f32>(case);
 }
 
-const PLAIN: Case<'_> = Case {
+pub(crate) const PLAIN: Case<'_> = Case {
     n_rows: &[1],
     n: 1,
     k: 8,

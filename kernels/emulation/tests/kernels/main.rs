@@ -2,6 +2,7 @@
 
 mod attention;
 mod grouped_gemm;
+mod hopper;
 mod routing;
 mod rows;
 mod support;

@@ -1,0 +1,89 @@
+//! The same operations with products on one kernel and on another.
+
+use moeshard_cuda::driver::emulated::Emulated;
+use moeshard_cuda::{CudaConfig, CudaDevice, Gemm};
+use moeshard_tensor::checkpoint::HostTensor;
+use moeshard_tensor::collective::Solo;
+use moeshard_tensor::device::{
+    Activation, Device, EmbeddingRows, ExpertSlice, HostMatrix, MatrixLayout, RouterRule,
+};
+use moeshard_tensor::dtype::DType;
+
+const D_MODEL: usize = 72;
+const HIDDEN: usize = 131;
+const N_EXPERTS: usize = 3;
+const N_ROWS: usize = 140;
+
+/// Numbers without a pattern, of which `seed` chooses.
+fn numbers(n: usize, seed: usize) -> Vec<f32> {
+    let number = |i: usize| ((i * 7 + seed * 31) as f32 * 0.618_034).fract() - 0.5;
+    (0..n).map(number).collect()
+}
+
+fn matrix(n_out: usize, n_in: usize, seed: usize) -> HostMatrix<'static> {
+    HostMatrix {
+        tensor: HostTensor::from_f32([n_out, n_in], &numbers(n_out * n_in, seed)),
+        layout: MatrixLayout::OutIn,
+    }
+}
+
+fn vector(n: usize, seed: usize) -> HostTensor<'static> {
+    HostTensor::from_f32([n], &numbers(n, seed))
+}
+
+/// Rows after a linear layer, and after a layer of experts.
+fn run(gemm: Gemm, dtype: DType, n_rows: usize) -> [Vec<f32>; 2] {
+    let config = CudaConfig { dtype };
+    let device = CudaDevice::with_gemm(config, gemm, Emulated::new(), Box::new(Solo));
+    let device = device.expect("a device");
+    let table = HostTensor::from_f32([n_rows, D_MODEL], &numbers(n_rows * D_MODEL, 3));
+    let table = device.load_table(&table).expect("a table");
+    let ids: Vec<u32> = (0..n_rows as u32).collect();
+    let rows = EmbeddingRows {
+        table: &table,
+        row_idx: &ids,
+        scale: 1.0,
+    };
+    let x = device.embed(&[rows], None).expect("rows");
+    let weight = device.load_matrix(&[matrix(HIDDEN, D_MODEL, 4)]);
+    let weight = weight.expect("a matrix");
+    let bias = device.load_vector(&[vector(HIDDEN, 6)]).expect("a bias");
+    let linear = device.linear(&x, &weight, Some(&bias), Activation::Gelu, None, None);
+    let slice = |expert_idx| ExpertSlice {
+        expert_idx,
+        w_in: matrix(HIDDEN, D_MODEL, expert_idx),
+        b_in: Some(vector(HIDDEN, expert_idx)),
+        w_out: matrix(D_MODEL, HIDDEN, expert_idx + 1),
+        b_out: None,
+    };
+    let slices = (0..N_EXPERTS).map(slice).collect();
+    let experts = device.load_experts(N_EXPERTS, slices, Activation::Relu);
+    let router = device.load_exact_matrix(&matrix(N_EXPERTS, D_MODEL, 5));
+    let router = router.expect("a router");
+    let rule = RouterRule {
+        top_k: 2,
+        normalize: true,
+    };
+    let routing = device.route(&x, &router, rule);
+    // What is asked for runs when it is wanted: weights stay until then.
+    let experts = experts.expect("experts");
+    let y = device.expert_ffn(&x, &routing.expect("a routing"), &experts);
+    [linear, y].map(|rows| device.to_host(&rows.expect("rows")).expect("rows"))
+}
+
+fn assert_alike(dtype: DType, n_rows: usize, tolerance: f32, gemms: [Gemm; 2]) {
+    let [a, b] = gemms.map(|gemm| run(gemm, dtype, n_rows));
+    for (a, b) in a.iter().zip(&b) {
+        assert!(a.len() >= n_rows * D_MODEL && a.len() == b.len());
+        for (i, (a, b)) in a.iter().zip(b).enumerate() {
+            assert!((a - b).abs() < tolerance * (1.0 + b.abs()), "{i}: {a}, {b}");
+        }
+    }
+}
+
+#[test]
+fn kernels_agree() {
+    for (dtype, tolerance) in [(DType::BF16, 0.03), (DType::F16, 0.004)] {
+        assert_alike(dtype, N_ROWS, tolerance, [Gemm::Hopper, Gemm::Ampere]);
+    }
+}

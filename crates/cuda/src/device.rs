@@ -7,27 +7,22 @@ use moeshard_tensor::checkpoint::HostTensor;
 use moeshard_tensor::checks::{check, check_segments};
 use moeshard_tensor::collective::Collective;
 use moeshard_tensor::device::{
-    Activation, AttentionShape, DenseFfn, Device, DeviceError, DeviceStats, EmbeddingRows,
-    ExpertSlice, HostMatrix, LinearWeights, Norm, Pooling, PositionRule, Result, RouterRule,
+    Activation, AttentionShape, DenseFfn, Device, DeviceStats, EmbeddingRows, ExpertSlice,
+    HostMatrix, LinearWeights, Norm, Pooling, PositionRule, Result, RouterRule,
     Routing as HostRouting,
 };
 use moeshard_tensor::dtype::DType;
 
+use crate::arguments::{check_bias, check_dtype, check_linear, check_norm, check_shared};
 use crate::driver::Driver;
 use crate::gemm::Gemm;
 use crate::memory::{Heap, Region};
+use crate::moe::sorting_bytes;
 use crate::operations::{Rotations, named, norm_words, words};
 use crate::pass::{Pass, Word};
-use crate::product::{Groups, Product};
-use crate::tensor::{Content, Routing, Tensor, Weighted, padded, word};
-use crate::weights::{Buffer, Experts, HeldExperts, Matrix, Table, Vector, widened};
+use crate::tensor::{Content, Routing, Tensor, Weighted, padded};
+use crate::weights::{Buffer, Experts, Matrix, Table, Vector, widened};
 
-/// Tokens of a block of the router.
-const ROUTER_TOKENS: usize = 32;
-/// Assignments of a block that sorts them.
-const CHUNK: usize = 1024;
-/// Experts of a token, at most.
-const MOST_EXPERTS: usize = 32;
 /// Warps of a block.
 const WARPS: usize = 8;
 /// Tokens of a batch, at most: kernels count assignments and elements of a row in 32 bits.
@@ -52,7 +47,7 @@ pub struct CudaDevice<R: Driver> {
     pub(crate) pass: RefCell<Pass<R>>,
     pub(crate) collective: Box<dyn Collective>,
     /// u64: assignments dropped, then those computed by each layer of experts.
-    counters: Buffer<R>,
+    pub(crate) counters: Buffer<R>,
     /// Multiply-adds of an assignment of each counter.
     costs: RefCell<Vec<u64>>,
     expert_bytes: Cell<u64>,
@@ -175,170 +170,6 @@ impl<R: Driver> CudaDevice<R> {
         // SAFETY: a piece is as large as what is asked of it, and the region is there once something ran.
         unsafe { self.driver.download(at, to) }
     }
-
-    /// `norm(activation(x · wᵀ + bias) ⊙ times + plus)` in rows as many as those of `x`.
-    fn multiply(
-        &self,
-        x: &Tensor,
-        w: &LinearWeights<'_, Matrix<R>, Vector<R>>,
-        activation: Activation,
-        times: Option<&Tensor>,
-        plus: Option<&Tensor>,
-    ) -> Tensor {
-        let matrix = w.weight;
-        let out = self.rows(x.n_padded, matrix.n_out, x.dtype);
-        let rows = self.summed(x);
-        let other = |other: Option<&Tensor>| other.map(|other| self.summed(other));
-        let (times, plus) = (other(times), other(plus));
-        self.product(&Product {
-            dtype: x.dtype,
-            x: Word::piece(&rows),
-            weight: Word::address(matrix.buffer.at()),
-            map: matrix.map.word(),
-            bias: w.bias.map_or(Word::NULL, |b| Word::address(b.buffer.at())),
-            groups: None,
-            n_rows: x.n_padded,
-            n: matrix.n_out,
-            k: matrix.n_in,
-            activation,
-            times: word(times.as_ref()),
-            plus: word(plus.as_ref()),
-            out: Word::piece(&out),
-        });
-        Tensor {
-            content: Content::Rows(out),
-            dtype: x.dtype,
-            n_rows: x.n_rows,
-            n_padded: x.n_padded,
-            n_cols: matrix.n_out,
-        }
-    }
-
-    /// Normalises rows where they lie.
-    fn norm_in_place(&self, x: &Tensor, norm: Option<&Norm<Vector<R>>>) {
-        if norm.is_some() {
-            let rows = self.summed(x);
-            let at = Word::piece(&rows);
-            self.norm_rows(x, (at, 1.0), Word::NULL, None, norm, &rows);
-        }
-    }
-
-    /// Experts' outputs in their order, and where each assignment lies there.
-    fn run_experts(
-        &self,
-        x: &Tensor,
-        routing: &Routing,
-        experts: &HeldExperts<R>,
-        counter: usize,
-    ) -> Weighted {
-        let Routing {
-            idx,
-            n_padded,
-            top_k,
-            ..
-        } = routing;
-        let n_assignments = n_padded * top_k;
-        let n_chunks = n_assignments.div_ceil(CHUNK);
-        let (first, n_experts) = (experts.first, experts.n_experts);
-        let words_of = |n: usize| self.piece(n * size_of::<u32>());
-        let counts = words_of(n_chunks * n_experts);
-        let offsets = words_of(n_experts + 1);
-        let (place, assignment) = (words_of(n_assignments), words_of(n_assignments));
-        let n_real = self.input(&[(routing.n_tokens * top_k) as u32]);
-        let kept = Word::address(self.counters.at() + (counter * size_of::<u64>()) as u64);
-        let idx = Word::piece(idx);
-        self.launch(
-            "count",
-            [n_chunks, 1],
-            n_experts * size_of::<u32>(),
-            &words![
-                idx,
-                n_assignments,
-                first,
-                n_experts,
-                n_real,
-                Word::piece(&counts),
-                kept
-            ],
-        );
-        self.launch(
-            "place",
-            [n_chunks, 1],
-            (WARPS + 1) * n_experts * size_of::<u32>(),
-            &words![
-                idx,
-                n_assignments,
-                first,
-                n_experts,
-                Word::piece(&counts),
-                Word::piece(&offsets),
-                Word::piece(&place),
-                Word::piece(&assignment)
-            ],
-        );
-        let y = self.two_products(x, experts, n_assignments, (&offsets, &assignment, *top_k));
-        Weighted {
-            y: Some(y),
-            place: Some(Rc::new(place)),
-            gate: Some(Rc::clone(&routing.gate)),
-            top_k: *top_k,
-            factor: 1.0,
-        }
-    }
-
-    /// `W_out · activation(W_in · x + b_in) + b_out`, rows in the order of experts.
-    fn two_products(
-        &self,
-        x: &Tensor,
-        experts: &HeldExperts<R>,
-        n_rows: usize,
-        (offsets, assignment, top_k): (&crate::memory::Piece, &crate::memory::Piece, usize),
-    ) -> Rc<crate::memory::Piece> {
-        let HeldExperts { d_model, f, .. } = *experts;
-        let bias = |b: &Option<Buffer<R>>| b.as_ref().map_or(Word::NULL, |b| Word::address(b.at()));
-        let groups = |assignment| {
-            Some(Groups {
-                offsets: Word::piece(offsets),
-                assignment,
-                n_groups: experts.n_experts,
-                top_k,
-            })
-        };
-        let rows = self.summed(x);
-        let hidden = self.rows(n_rows, f, x.dtype);
-        self.product(&Product {
-            dtype: x.dtype,
-            x: Word::piece(&rows),
-            weight: Word::address(experts.w_in.at()),
-            map: experts.map_in.word(),
-            bias: bias(&experts.b_in),
-            groups: groups(Word::piece(assignment)),
-            n_rows,
-            n: f,
-            k: d_model,
-            activation: experts.activation,
-            times: Word::NULL,
-            plus: Word::NULL,
-            out: Word::piece(&hidden),
-        });
-        let y = self.rows(n_rows, d_model, x.dtype);
-        self.product(&Product {
-            dtype: x.dtype,
-            x: Word::piece(&hidden),
-            weight: Word::address(experts.w_out.at()),
-            map: experts.map_out.word(),
-            bias: bias(&experts.b_out),
-            groups: groups(Word::NULL),
-            n_rows,
-            n: d_model,
-            k: f,
-            activation: Activation::Identity,
-            times: Word::NULL,
-            plus: Word::NULL,
-            out: Word::piece(&y),
-        });
-        y
-    }
 }
 
 impl<R: Driver> Device for CudaDevice<R> {
@@ -383,6 +214,13 @@ impl<R: Driver> Device for CudaDevice<R> {
         slices: Vec<ExpertSlice<'_>>,
         activation: Activation,
     ) -> Result<Experts<R>> {
+        let n_bytes = sorting_bytes(n_experts);
+        check_shared(
+            &*self.driver,
+            "load_experts",
+            "n_experts",
+            (n_experts, n_bytes),
+        )?;
         let mut costs = self.costs.borrow_mut();
         let counter = costs.len();
         check(
@@ -483,6 +321,7 @@ impl<R: Driver> Device for CudaDevice<R> {
         if let Some(residual) = residual {
             check("linear", "residual rows", x.n_rows, residual.n_rows)?;
             check("linear", "residual columns", w.n_out, residual.n_cols)?;
+            check_dtype("linear", x.dtype, residual.dtype)?;
         }
         check_norm("linear", w.n_out, norm)?;
         let out = self.multiply(x, &linear, activation, None, residual);
@@ -502,6 +341,8 @@ impl<R: Driver> Device for CudaDevice<R> {
         check_linear("ffn", x, up)?;
         check("ffn", "d_ff", up.weight.n_out, down.weight.n_in)?;
         check_bias("ffn", "bias of down", down)?;
+        check_dtype("ffn", down.weight.dtype, x.dtype)?;
+        check_dtype("ffn", x.dtype, residual.dtype)?;
         if let Some(gate) = &ffn.gate {
             check_linear("ffn", x, gate)?;
             check(
@@ -543,6 +384,7 @@ impl<R: Driver> Device for CudaDevice<R> {
         check("add", "n_cols", x.n_cols, residual.n_cols)?;
         check("add", "bias", x.n_cols, bias.map_or(x.n_cols, Vector::len))?;
         check_norm("add", x.n_cols, norm)?;
+        check_dtype("add", x.dtype, residual.dtype)?;
         let residual = self.summed(residual);
         let plus = Word::piece(&residual);
         let out = match &x.content {
@@ -585,45 +427,9 @@ impl<R: Driver> Device for CudaDevice<R> {
     }
 
     fn route(&self, x: &Tensor, router: &Matrix<R>, rule: RouterRule) -> Result<Routing> {
-        let (n_experts, top_k) = (router.n_out, rule.top_k);
-        check("route", "n_in", router.n_in, x.n_cols)?;
-        check(
-            "route",
-            "top_k",
-            top_k.clamp(1, n_experts.min(MOST_EXPERTS)),
-            top_k,
-        )?;
-        let logits = self.rows(x.n_padded, n_experts, DType::F32);
-        let n_assignments = x.n_padded * top_k;
-        let idx = self.rows(n_assignments, 1, DType::F32);
-        let gate = self.rows(n_assignments, 1, DType::F32);
-        let rows = self.summed(x);
-        self.launch(
-            named!("router", x.dtype),
-            [x.n_padded.div_ceil(ROUTER_TOKENS), 1],
-            0,
-            &words![
-                Word::piece(&rows),
-                Word::address(router.buffer.at()),
-                x.n_padded,
-                x.n_cols,
-                n_experts,
-                top_k,
-                u32::from(rule.normalize),
-                Word::piece(&logits),
-                Word::piece(&idx),
-                Word::piece(&gate)
-            ],
-        );
+        let routing = self.choose_experts(x, router, rule)?;
         self.noted()?;
-        Ok(Routing {
-            idx,
-            gate,
-            n_tokens: x.n_rows,
-            n_padded: x.n_padded,
-            top_k,
-            n_experts,
-        })
+        Ok(routing)
     }
 
     fn recycle(&self, routing: Routing) {
@@ -638,27 +444,7 @@ impl<R: Driver> Device for CudaDevice<R> {
         counted: bool,
     ) -> Result<()> {
         check_segments("limit_capacity", segments, routing.n_tokens)?;
-        let n_segments = segments.len().saturating_sub(1);
-        let starts = self.starts(segments, routing.n_padded);
-        let counter = match counted {
-            true => Word::address(self.counters.at()),
-            false => Word::NULL,
-        };
-        // No expert can take more than there are.
-        let capacity = capacity.min(routing.n_padded * routing.top_k);
-        self.launch(
-            "limit",
-            [padded(n_segments), 1],
-            (WARPS + 1) * routing.n_experts * size_of::<u32>(),
-            &words![
-                Word::piece(&routing.idx),
-                starts,
-                routing.top_k,
-                routing.n_experts,
-                capacity,
-                counter
-            ],
-        );
+        self.drop_beyond(routing, segments, capacity, counted);
         self.noted()
     }
 
@@ -667,6 +453,7 @@ impl<R: Driver> Device for CudaDevice<R> {
         check("expert_ffn", "n_experts", experts.n_all, routing.n_experts)?;
         let d_model = experts.held.as_ref().map_or(x.n_cols, |held| held.d_model);
         check("expert_ffn", "d_model", d_model, x.n_cols)?;
+        check_dtype("expert_ffn", self.config.dtype, x.dtype)?;
         let weighted = match &experts.held {
             Some(held) => self.run_experts(x, routing, held, experts.counter),
             None => Weighted {
@@ -698,6 +485,8 @@ impl<R: Driver> Device for CudaDevice<R> {
         let n_seqs = cu_seqlens.len().saturating_sub(1);
         let n_padded = padded(n_seqs);
         let out = self.rows(n_padded, x.n_cols, DType::F32);
+        let n_bytes = x.n_cols * size_of::<f32>();
+        check_shared(&*self.driver, "pool", "d_model", (x.n_cols, n_bytes))?;
         let rows = self.summed(x);
         let rule = match rule {
             Pooling::Cls => 0_u32,
@@ -766,42 +555,4 @@ impl<R: Driver> Device for CudaDevice<R> {
             n_dropped: counts[0] * u64::from(is_read),
         }
     }
-}
-
-fn check_linear<R: Driver>(
-    op: &'static str,
-    x: &Tensor,
-    linear: &LinearWeights<'_, Matrix<R>, Vector<R>>,
-) -> Result<()> {
-    check(op, "n_in", linear.weight.n_in, x.n_cols)?;
-    check_bias(op, "bias", linear)?;
-    if linear.weight.dtype == x.dtype {
-        return Ok(());
-    }
-    let (weight, rows) = (linear.weight.dtype, x.dtype);
-    Err(DeviceError::Failed {
-        op,
-        reason: format!("a matrix in {weight} does not multiply rows in {rows}"),
-    })
-}
-
-fn check_bias<R: Driver>(
-    op: &'static str,
-    dim: &'static str,
-    linear: &LinearWeights<'_, Matrix<R>, Vector<R>>,
-) -> Result<()> {
-    let n_out = linear.weight.n_out;
-    check(op, dim, n_out, linear.bias.map_or(n_out, Vector::len))
-}
-
-/// Checks that a norm, if there is one, is of this width.
-fn check_norm<R: Driver>(
-    op: &'static str,
-    n_cols: usize,
-    norm: Option<&Norm<Vector<R>>>,
-) -> Result<()> {
-    let Some(norm) = norm else { return Ok(()) };
-    check(op, "d_model", n_cols, norm.weight.len())?;
-    let n_bias = norm.bias.as_ref().map_or(n_cols, Vector::len);
-    check(op, "bias of the norm", n_cols, n_bias)
 }

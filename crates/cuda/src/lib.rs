@@ -7,12 +7,14 @@
 //!
 //! Nothing is linked against: the driver is found when the program runs, and no other library is needed.
 
+mod arguments;
 mod device;
 pub mod driver;
 mod exchange;
 mod experts;
 mod gemm;
 mod memory;
+mod moe;
 mod operations;
 mod pass;
 pub mod peak;

@@ -54,12 +54,12 @@ pub(crate) struct Region {
 impl Region {
     /// Bytes that the region must have for what was noted.
     pub(crate) fn size(&self) -> u64 {
-        self.size
+        self.size.max(self.end)
     }
 
     /// Begins anew to measure what is needed: a pass has run, or will never run.
     pub(crate) fn end_pass(&mut self) {
-        self.size = self.end;
+        self.size = 0;
     }
 
     /// The first place that is large enough.

@@ -3,15 +3,19 @@
 use std::rc::Rc;
 
 use moeshard_tensor::cpu::{relative_bucket, rotation};
-use moeshard_tensor::device::{AttentionShape, Norm, NormKind, PositionRule, Result};
+use moeshard_tensor::device::{
+    Activation, AttentionShape, LinearWeights, Norm, NormKind, PositionRule, Result,
+};
 use moeshard_tensor::dtype::DType;
 
+use crate::arguments::check_shared;
 use crate::device::CudaDevice;
 use crate::driver::Driver;
 use crate::memory::Piece;
 use crate::pass::Word;
+use crate::product::Product;
 use crate::tensor::{Content, Tensor, Weighted, padded, word};
-use crate::weights::{Buffer, Vector};
+use crate::weights::{Buffer, Matrix, Vector};
 
 /// Threads of most kernels.
 const THREADS: u32 = 256;
@@ -187,6 +191,53 @@ impl<R: Driver> CudaDevice<R> {
         );
     }
 
+    /// `norm(activation(x · wᵀ + bias) ⊙ times + plus)` in rows as many as those of `x`.
+    pub(crate) fn multiply(
+        &self,
+        x: &Tensor,
+        w: &LinearWeights<'_, Matrix<R>, Vector<R>>,
+        activation: Activation,
+        times: Option<&Tensor>,
+        plus: Option<&Tensor>,
+    ) -> Tensor {
+        let matrix = w.weight;
+        let out = self.rows(x.n_padded, matrix.n_out, x.dtype);
+        let rows = self.summed(x);
+        let other = |other: Option<&Tensor>| other.map(|other| self.summed(other));
+        let (times, plus) = (other(times), other(plus));
+        self.product(&Product {
+            dtype: x.dtype,
+            x: Word::piece(&rows),
+            weight: Word::address(matrix.buffer.at()),
+            map: matrix.map.word(),
+            bias: w.bias.map_or(Word::NULL, |b| Word::address(b.buffer.at())),
+            groups: None,
+            n_rows: x.n_padded,
+            n: matrix.n_out,
+            k: matrix.n_in,
+            activation,
+            times: word(times.as_ref()),
+            plus: word(plus.as_ref()),
+            out: Word::piece(&out),
+        });
+        Tensor {
+            content: Content::Rows(out),
+            dtype: x.dtype,
+            n_rows: x.n_rows,
+            n_padded: x.n_padded,
+            n_cols: matrix.n_out,
+        }
+    }
+
+    /// Normalises rows where they lie.
+    pub(crate) fn norm_in_place(&self, x: &Tensor, norm: Option<&Norm<Vector<R>>>) {
+        if norm.is_some() {
+            let rows = self.summed(x);
+            let at = Word::piece(&rows);
+            self.norm_rows(x, (at, 1.0), Word::NULL, None, norm, &rows);
+        }
+    }
+
     /// Attention over sequences that lie one behind the other.
     pub(crate) fn attend(
         &self,
@@ -207,8 +258,8 @@ impl<R: Driver> CudaDevice<R> {
                 },
                 Some(bias),
             ) => {
-                let table = self.biases_by_distance(bias, n_heads, n_buckets, max_distance)?;
-                (table, max_distance)
+                let rule = (n_buckets, max_distance);
+                self.biases_by_distance(bias, n_heads, rule, longest(cu_seqlens))?
             }
             _ => (Word::NULL, 0),
         };
@@ -238,22 +289,27 @@ impl<R: Driver> CudaDevice<R> {
                     out_at
                 ],
             ),
-            None => self.launch(
-                named!("attention_exact", qkv.dtype),
-                [n_tiles, n_heads],
-                exact_attention_bytes(head_dim),
-                &words![
-                    rows,
-                    start,
-                    tiles,
-                    n_heads,
-                    head_dim,
-                    shape.scale,
-                    bias,
-                    max_distance,
-                    out_at
-                ],
-            ),
+            None => {
+                let n_bytes = exact_attention_bytes(head_dim);
+                let all = (head_dim, n_bytes + EXACT_STATIC_BYTES);
+                check_shared(&*self.driver, "attention", "head_dim", all)?;
+                self.launch(
+                    named!("attention_exact", qkv.dtype),
+                    [n_tiles, n_heads],
+                    n_bytes,
+                    &words![
+                        rows,
+                        start,
+                        tiles,
+                        n_heads,
+                        head_dim,
+                        shape.scale,
+                        bias,
+                        max_distance,
+                        out_at
+                    ],
+                );
+            }
         }
         Ok(out)
     }
@@ -268,29 +324,32 @@ impl<R: Driver> CudaDevice<R> {
         self.input(&starts)
     }
 
-    /// f32 `[n_heads, 2 · max_distance + 1]` of T5's `[n_buckets, n_heads]`.
+    /// f32 `[n_heads, 2 · distance + 1]` of T5's `[n_buckets, n_heads]`, and the largest distance: from
+    /// `max_distance` on all have the last bucket, and none is larger than the longest sequence.
     fn biases_by_distance(
         &self,
         bias: &Vector<R>,
         n_heads: usize,
-        n_buckets: usize,
-        max_distance: usize,
-    ) -> Result<Word> {
-        if bias.by_distance.get().is_none() {
-            let most = max_distance as i64;
-            let mut table = Vec::with_capacity(n_heads * (2 * max_distance + 1));
-            for head in 0..n_heads {
-                table.extend((-most..=most).map(|distance| {
-                    let bucket = relative_bucket(distance, n_buckets, max_distance);
-                    bias.host[bucket * n_heads + head]
-                }));
-            }
-            let buffer = Buffer::of(&self.heap, bytemuck::cast_slice(&table))?;
-            // Nobody else can have set it: a device belongs to one thread.
-            let _ = bias.by_distance.set(buffer);
+        (n_buckets, max_distance): (usize, usize),
+        longest: usize,
+    ) -> Result<(Word, usize)> {
+        let distance = max_distance.min(longest.next_power_of_two().max(LEAST_POSITIONS));
+        let mut tables = bias.by_distance.borrow_mut();
+        if let Some((_, table)) = tables.iter().find(|(of, _)| *of == distance) {
+            return Ok((Word::address(table.at()), distance));
         }
-        let buffer = bias.by_distance.get();
-        Ok(buffer.map_or(Word::NULL, |buffer| Word::address(buffer.at())))
+        let most = distance as i64;
+        let mut table = Vec::with_capacity(n_heads * (2 * distance + 1));
+        for head in 0..n_heads {
+            table.extend((-most..=most).map(|distance| {
+                let bucket = relative_bucket(distance, n_buckets, max_distance);
+                bias.host[bucket * n_heads + head]
+            }));
+        }
+        let table = Buffer::of(&self.heap, bytemuck::cast_slice(&table))?;
+        let at = Word::address(table.at());
+        tables.push((distance, table));
+        Ok((at, distance))
     }
 
     /// Turns queries and keys by their positions, where they lie.
@@ -303,9 +362,9 @@ impl<R: Driver> CudaDevice<R> {
         (base, dim): (f32, usize),
     ) -> Result<()> {
         let lengths = cu_seqlens.windows(2).map(|w| w[1] - w[0]);
-        let mut positions: Vec<u32> = lengths.clone().flat_map(|n| 0..n as u32).collect();
+        let mut positions: Vec<u32> = lengths.flat_map(|n| 0..n as u32).collect();
         positions.resize(qkv.n_padded, 0);
-        let rotations = self.rotations(base, dim / 2, lengths.max().unwrap_or(0))?;
+        let rotations = self.rotations(base, dim / 2, longest(cu_seqlens))?;
         let positions = self.input(&positions);
         self.launch(
             named!("rotary", qkv.dtype),
@@ -353,7 +412,15 @@ impl<R: Driver> CudaDevice<R> {
     }
 }
 
-/// Positions that a table of rotations has at least, so that it is seldom made anew.
+fn longest(cu_seqlens: &[usize]) -> usize {
+    cu_seqlens
+        .windows(2)
+        .map(|w| w[1] - w[0])
+        .max()
+        .unwrap_or(0)
+}
+
+/// Positions that tables by position or distance have at least, so that they are seldom made anew.
 const LEAST_POSITIONS: usize = 512;
 
 /// A table of rotations.
@@ -379,6 +446,9 @@ fn tiles(cu_seqlens: &[usize], n_padded: usize) -> Vec<u32> {
     }
     tiles
 }
+
+/// Shared memory of exact attention that does not depend on the head.
+const EXACT_STATIC_BYTES: usize = 35_072;
 
 /// Dynamic shared memory of exact attention.
 fn exact_attention_bytes(head_dim: usize) -> usize {

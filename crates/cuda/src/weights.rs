@@ -1,7 +1,7 @@
 //! Weights in a device's memory: rows of outputs, as checkpoints have them, in the device's dtype.
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use half::slice::HalfFloatSliceExt;
@@ -118,8 +118,9 @@ impl<R: Driver> Matrix<R> {
 pub struct Vector<R: Driver> {
     pub(crate) buffer: Buffer<R>,
     pub(crate) host: Vec<f32>,
-    /// T5's biases of each head by distance, made when they are first needed.
-    pub(crate) by_distance: OnceCell<Buffer<R>>,
+    /// T5's biases of each head by distance, made when they are first needed: the largest distance, and the
+    /// table.
+    pub(crate) by_distance: RefCell<Vec<(usize, Buffer<R>)>>,
 }
 
 impl<R: Driver> Vector<R> {
@@ -132,7 +133,7 @@ impl<R: Driver> Vector<R> {
         Ok(Self {
             buffer: Buffer::of(heap, bytemuck::cast_slice(&host))?,
             host,
-            by_distance: OnceCell::new(),
+            by_distance: RefCell::default(),
         })
     }
 

@@ -219,3 +219,27 @@ fn graphs_that_are_not_used_make_room() {
     assert_eq!(run(&tables[78]), 1);
     assert_eq!(run(&tables[0]), 1);
 }
+
+#[test]
+fn a_batch_that_does_not_fit_is_an_error_and_the_next_one_runs() {
+    let layer = Layer::new(Box::new(Solo), 3, 1);
+    let run = |n_tokens: usize| {
+        let ids = ids(n_tokens, 1);
+        let rows = EmbeddingRows {
+            table: &layer.table,
+            row_idx: &ids,
+            scale: 1.0,
+        };
+        let x = layer.device.embed(&[rows], None)?;
+        layer.device.to_host(&x)
+    };
+    let expected = run(16).expect("it fits");
+    let driver = layer.device.driver();
+    driver.limit_memory(driver.n_taken() + 4096);
+    let error = run(4096).expect_err("it does not fit").to_string();
+    assert!(
+        error.starts_with("allocate failed on the device"),
+        "{error}"
+    );
+    assert_eq!(run(16), Ok(expected));
+}

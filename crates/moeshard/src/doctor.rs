@@ -84,22 +84,18 @@ fn cuda_kernels() -> String {
 
 /// One line each, or why there is none.
 fn gpus() -> Vec<String> {
-    let describe = |gpu: Properties| {
+    let describe = |(idx, gpu): (usize, Properties)| {
         let (major, minor) = gpu.capability;
-        let is_old = major < 8;
-        format!(
-            "{}, {}, compute capability {major}.{minor}{}",
-            gpu.name,
-            size(gpu.n_bytes),
-            if is_old {
-                ": too old"
-            } else {
-                ", to be used with --gpus 1"
-            }
-        )
+        let note = match (major < 8, idx) {
+            (true, _) => ": too old",
+            (false, 0) if gpu::check_kernels().is_ok() => ", to be used with --gpus 1",
+            (false, _) => "",
+        };
+        let (name, memory) = (gpu.name, size(gpu.n_bytes));
+        format!("{name}, {memory}, compute capability {major}.{minor}{note}")
     };
     match gpu::list() {
-        Ok(gpus) => gpus.into_iter().map(describe).collect(),
+        Ok(gpus) => gpus.into_iter().enumerate().map(describe).collect(),
         Err(reason) => vec![reason],
     }
 }

@@ -51,6 +51,8 @@ impl Emulated {
                 name: "emulated".to_owned(),
                 n_multiprocessors: 2,
                 n_bytes: 0,
+                // Of Hopper.
+                shared_bytes: 227 << 10,
                 capability: (8, 0),
             },
             layouts: RefCell::default(),

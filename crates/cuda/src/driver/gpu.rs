@@ -193,6 +193,7 @@ fn properties(device: sys::CUdevice) -> std::result::Result<Properties, DriverEr
             name: result::device::get_name(device)?,
             n_multiprocessors: get(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             n_bytes: result::device::total_mem(device)? as u64,
+            shared_bytes: get(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
             capability: (
                 get(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
                 get(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,

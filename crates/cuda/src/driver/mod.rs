@@ -47,6 +47,8 @@ pub struct Properties {
     pub n_multiprocessors: u32,
     /// Bytes of memory.
     pub n_bytes: u64,
+    /// Bytes of shared memory that a block may have.
+    pub shared_bytes: u32,
     /// Compute capability.
     pub capability: (u32, u32),
 }

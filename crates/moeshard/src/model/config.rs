@@ -125,7 +125,7 @@ fn device(n_gpus: Option<usize>, name: Option<&str>) -> Result<DeviceKind, ArgEr
                 instead: "--device cpu".to_owned(),
             }),
         },
-        None | Some("cuda" | "gpu") => gpus(n_gpus.unwrap_or(1)),
+        None | Some("cuda") => gpus(n_gpus.unwrap_or(1)),
         #[cfg(feature = "emulated")]
         Some("emulated") => Ok(DeviceKind::Emulated),
         Some(found) => Err(ArgError::Unknown {

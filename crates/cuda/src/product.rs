@@ -92,6 +92,9 @@ impl<R: Driver> CudaDevice<R> {
     }
 }
 
+/// Rows up to which a product is about reading weights. Not measured yet.
+const FEWEST_ROWS: usize = 16;
+
 /// The kernel for a product.
 fn shape_of(product: &Product, gemm: Gemm, n_multiprocessors: usize) -> Shape {
     let Product {
@@ -113,6 +116,17 @@ fn shape_of(product: &Product, gemm: Gemm, n_multiprocessors: usize) -> Shape {
             shared_bytes: 216_192,
             n_at_once: 1,
             takes_map: true,
+        };
+    }
+    if dtype != DType::F32 && n_rows <= FEWEST_ROWS && gemm == Gemm::Fitting {
+        return Shape {
+            kernel: named!("grouped_gemm_thin", dtype),
+            n_rows: 16,
+            n_cols: 16,
+            threads: 256,
+            shared_bytes: 81_920,
+            n_at_once: 2,
+            takes_map: false,
         };
     }
     let tile = match dtype {
@@ -164,6 +178,9 @@ mod tests {
         assert_eq!(fitting(F32, false, 9000, 768), "grouped_gemm_f32");
         assert_eq!(fitting(F16, false, 9000, 768), "grouped_gemm_f16");
         assert_eq!(fitting(BF16, true, 64, 768), "grouped_gemm_bf16");
+        assert_eq!(fitting(BF16, true, 16, 768), "grouped_gemm_thin_bf16");
+        assert_eq!(fitting(F16, false, 17, 768), "grouped_gemm_f16");
+        assert_eq!(fitting(F32, false, 16, 768), "grouped_gemm_f32");
         assert_eq!(
             fitting(BF16, true, 65, 768),
             "grouped_gemm_hopper_narrow_bf16"

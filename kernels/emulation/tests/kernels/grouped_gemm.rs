@@ -97,6 +97,12 @@ fn check<T: Element>(case: &Case<'_>) {
     check_with::<T>(case, multiply);
 }
 
+fn check_thin<T: Element>(case: &Case<'_>) {
+    check_with::<T>(case, |case, operands, seed| {
+        multiply_by(&THIN, case, operands, seed)
+    });
+}
+
 /// Checks a kernel that is launched by `multiply`, with one order of threads after the other.
 pub(crate) fn check_with<T: Element>(
     case: &Case<'_>,
@@ -160,6 +166,14 @@ pub(crate) struct Kernel {
     pub(crate) map: Option<[u64; 3]>,
 }
 
+/// For a few rows, though it takes any number.
+const THIN: Kernel = Kernel {
+    name: "grouped_gemm_thin",
+    threads: 256,
+    shared_words: 81_920 / 4,
+    map: None,
+};
+
 /// What a kernel makes of it, with one row more behind.
 pub(crate) fn multiply_by<T: Element>(
     kernel: &Kernel,
@@ -221,6 +235,11 @@ fn check_all(case: &Case<'_>) {
     check::<bf16>(case);
     check::<f16>(case);
     check::<f32>(case);
+    // Many rows would only take long.
+    if case.n_rows.iter().sum::<usize>() <= 64 {
+        check_thin::<bf16>(case);
+        check_thin::<f16>(case);
+    }
 }
 
 pub(crate) const PLAIN: Case<'_> = Case {
@@ -315,7 +334,7 @@ fn a_dense_layer_is_one_group() {
     }
 }
 
-fn alone<T: Element>() {
+fn alone<T: Element>(multiply: impl Fn(&Case<'_>, &Operands<'_, T>, u64) -> Vec<T>) {
     let (n, k) = (21, 72);
     let mut rng = rng(12);
     let (x, weight): (Vec<T>, Vec<T>) = (numbers(150 * k, &mut rng), numbers(n * k, &mut rng));
@@ -348,9 +367,11 @@ fn alone<T: Element>() {
 
 #[test]
 fn bits_do_not_depend_on_other_rows() {
-    alone::<f32>();
-    alone::<bf16>();
-    alone::<f16>();
+    alone::<f32>(multiply);
+    alone::<bf16>(multiply);
+    alone::<f16>(multiply);
+    alone::<bf16>(|case, operands, seed| multiply_by(&THIN, case, operands, seed));
+    alone::<f16>(|case, operands, seed| multiply_by(&THIN, case, operands, seed));
 }
 
 #[test]
@@ -374,6 +395,19 @@ fn many_experts_are_passed_on_the_way() {
             n: 3,
             k: 8,
             n_blocks,
+            ..PLAIN
+        });
+    }
+}
+
+#[test]
+fn warps_share_out_long_sums() {
+    for k in [256, 1024, 1032, 2104] {
+        check_all(&Case {
+            n_rows: &[1, 16],
+            n: 18,
+            k,
+            n_blocks: 2,
             ..PLAIN
         });
     }

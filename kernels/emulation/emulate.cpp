@@ -273,8 +273,13 @@ void finish(const Copy& copy) {
     }
 }
 
-std::map<std::string, Body>& kernels() {
-    static std::map<std::string, Body> kernels;
+struct Kernel {
+    Body body;
+    size_t n_args;
+};
+
+std::map<std::string, Kernel>& kernels() {
+    static std::map<std::string, Kernel> kernels;
     return kernels;
 }
 
@@ -395,19 +400,20 @@ int run(const Launch& launch, Body body, void** args) {
     return 0;
 }
 
-Registered::Registered(const char* name, Body body) { kernels()[name] = body; }
+Registered::Registered(const char* name, Body body, size_t n_args) { kernels()[name] = {body, n_args}; }
 
 }  // namespace emulated
 
 // 0, 1 if threads wait for one another for ever, 2 if there is no such kernel, or 3 if it used a barrier or an
 // operand of a product as it must not.
 extern "C" int moeshard_emulate(const char* name, const unsigned* grid, const unsigned* block_dim,
-                                size_t shared_bytes, uint64_t seed, void** args) {
+                                size_t shared_bytes, uint64_t seed, void** args, size_t n_args) {
     const auto found = emulated::kernels().find(name);
     if (found == emulated::kernels().end()) return 2;
+    if (found->second.n_args != n_args) return 3;
     const emulated::Launch launch{{grid[0], grid[1], grid[2]},
                                   {block_dim[0], block_dim[1], block_dim[2]},
                                   shared_bytes,
                                   seed};
-    return emulated::run(launch, found->second, args);
+    return emulated::run(launch, found->second.body, args);
 }

@@ -81,7 +81,7 @@ using Body = void (*)(void** args);
 int run(const Launch& launch, Body body, void** args);
 
 struct Registered {
-    Registered(const char* name, Body body);
+    Registered(const char* name, Body body, size_t n_args);
 };
 
 template <class... Args, size_t... I>
@@ -92,6 +92,11 @@ void call(void (*kernel)(Args...), void** args, std::index_sequence<I...>) {
 template <auto kernel, class... Args>
 Body body_of(void (*)(Args...)) {
     return [](void** args) { call(kernel, args, std::index_sequence_for<Args...>{}); };
+}
+
+template <class... Args>
+constexpr size_t n_args_of(void (*)(Args...)) {
+    return sizeof...(Args);
 }
 
 template <class T>
@@ -111,7 +116,7 @@ T value_of(uint64_t bits) {
 
 }  // namespace emulated
 
-#define KERNEL(name) static emulated::Registered registered_##name(#name, emulated::body_of<&name>(&name));
+#define KERNEL(name) static emulated::Registered registered_##name(#name, emulated::body_of<&name>(&name), emulated::n_args_of(&name));
 
 #define threadIdx (emulated::place.thread_idx)
 #define blockIdx (emulated::place.block_idx)

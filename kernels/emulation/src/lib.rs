@@ -26,6 +26,13 @@ pub enum EmulationError {
     NoSuchKernel(String),
     /// Threads wait at barriers that others never reach.
     Deadlock(String),
+    /// The kernel takes another number of arguments.
+    Arguments {
+        /// Its name.
+        kernel: String,
+        /// How many it was given.
+        n_args: usize,
+    },
     /// More threads arrived at a barrier than it waits for, copies were left unfinished, or an operand of a
     /// product is not where it can be.
     Misuse(String),
@@ -35,6 +42,12 @@ impl std::fmt::Display for EmulationError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NoSuchKernel(name) => write!(f, "there is no kernel {name}"),
+            Self::Arguments { kernel, n_args } => {
+                write!(
+                    f,
+                    "{kernel} takes another number of arguments than {n_args}"
+                )
+            }
             Self::Deadlock(name) => write!(f, "threads of {name} wait for one another for ever"),
             Self::Misuse(name) => write!(
                 f,
@@ -54,6 +67,7 @@ unsafe extern "C" {
         shared_bytes: usize,
         seed: u64,
         args: *mut *mut c_void,
+        n_args: usize,
     ) -> c_int;
 }
 
@@ -81,11 +95,16 @@ pub unsafe fn launch(
             launch.shared_bytes,
             launch.seed,
             args.as_mut_ptr(),
+            args.len(),
         )
     };
     match code {
         0 => Ok(()),
         1 => Err(EmulationError::Deadlock(name.to_owned())),
+        3 => Err(EmulationError::Arguments {
+            kernel: name.to_owned(),
+            n_args: args.len(),
+        }),
         3 => Err(EmulationError::Misuse(name.to_owned())),
         _ => Err(missing()),
     }

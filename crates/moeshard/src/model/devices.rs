@@ -30,6 +30,17 @@ pub enum DeviceKind {
 }
 
 impl DeviceKind {
+    /// Tokens of a batch that is run before the model answers, if the device's memory is taken by and by.
+    pub(super) fn first_batch(self, max_batch_tokens: usize) -> Option<usize> {
+        match self {
+            Self::Cpu => None,
+            Self::Cuda { .. } => Some(max_batch_tokens),
+            // It is slow.
+            #[cfg(feature = "emulated")]
+            Self::Emulated => Some(max_batch_tokens.min(8)),
+        }
+    }
+
     /// The name of the kernels that run on it.
     #[must_use]
     pub fn kernels(self) -> String {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
-use moeshard_batcher::{BatcherConfig, Handle, ModelInfo, TokenizerPool, pair};
+use moeshard_batcher::{
+    BatcherConfig, Engine, Handle, ModelInfo, PackedBatch, Task, TokenizerPool, pair,
+};
 use moeshard_encoder::model::Model;
 use moeshard_encoder::trained_head::pooling_name;
 use moeshard_engine::RankEngine;
@@ -53,6 +55,11 @@ pub fn load(
     (info.id, info.revision, info.head) = (name, revision, head);
     adjust(&mut info)?;
     let engine = start(&model, compute, &place)?;
+    if let Some(n_tokens) = compute.device.first_batch(batcher.max_batch_tokens) {
+        warm_up(&engine, n_tokens, info.max_length).with_context(|| {
+            format!("{place}: cannot run a batch of {n_tokens} tokens (--max-batch-tokens)")
+        })?;
+    }
     let (handle, worker) = pair(Arc::new(engine), tokenizers, info, batcher);
     let worker = worker
         .spawn()
@@ -70,6 +77,24 @@ fn start(model: &Arc<Model>, compute: &ComputeConfig, place: &str) -> Result<Ran
     let engine = devices::start(model, compute, &told).with_context(|| place.to_owned())?;
     bar.finish();
     Ok(engine)
+}
+
+/// Runs as large a batch as there will be, so that memory for it is taken, or found to be missing, before
+/// anybody waits.
+fn warm_up(engine: &RankEngine, n_tokens: usize, max_length: usize) -> Result<()> {
+    let mut cu_seqlens: Vec<usize> = (0..n_tokens).step_by(max_length.max(1)).collect();
+    cu_seqlens.push(n_tokens);
+    let task = Task::Embed {
+        normalize: false,
+        dimensions: None,
+    };
+    engine.run(&PackedBatch {
+        ids: vec![0; n_tokens],
+        type_ids: vec![0; n_tokens],
+        tasks: vec![task; cu_seqlens.len() - 1],
+        cu_seqlens,
+    })?;
+    Ok(())
 }
 
 /// The format that weights are kept in: the user's choice, or the checkpoint's own. Rounding

@@ -404,13 +404,13 @@ Registered::Registered(const char* name, Body body, size_t n_args) { kernels()[n
 
 }  // namespace emulated
 
-// 0, 1 if threads wait for one another for ever, 2 if there is no such kernel, or 3 if it used a barrier or an
-// operand of a product as it must not.
+// 0, 1 if threads wait for one another for ever, 2 if there is no such kernel, 3 if it used a barrier or an
+// operand of a product as it must not, or 4 if it takes another number of arguments.
 extern "C" int moeshard_emulate(const char* name, const unsigned* grid, const unsigned* block_dim,
                                 size_t shared_bytes, uint64_t seed, void** args, size_t n_args) {
     const auto found = emulated::kernels().find(name);
     if (found == emulated::kernels().end()) return 2;
-    if (found->second.n_args != n_args) return 3;
+    if (found->second.n_args != n_args) return 4;
     const emulated::Launch launch{{grid[0], grid[1], grid[2]},
                                   {block_dim[0], block_dim[1], block_dim[2]},
                                   shared_bytes,

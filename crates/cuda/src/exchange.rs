@@ -20,7 +20,7 @@ impl<R: Driver> CudaDevice<R> {
         let mut all = vec![0.0; counts.iter().sum()];
         self.collective
             .all_gather(&self.to_host(x)?, &counts, &mut all)?;
-        self.from_host(&all, (n_rows.iter().sum(), x.n_cols), x.dtype)
+        self.put_rows(&all, (n_rows.iter().sum(), x.n_cols), x.dtype)
     }
 
     pub(crate) fn scatter_rows(&self, x: &Tensor, n_rows: &[usize]) -> Result<Tensor> {
@@ -29,7 +29,7 @@ impl<R: Driver> CudaDevice<R> {
         let mut own = vec![0.0; mine * x.n_cols];
         self.collective
             .reduce_scatter(&self.to_host(x)?, &counts, &mut own)?;
-        self.from_host(&own, (mine, x.n_cols), x.dtype)
+        self.put_rows(&own, (mine, x.n_cols), x.dtype)
     }
 
     pub(crate) fn gather_routing(&self, routing: &Routing, n_rows: &[usize]) -> Result<Routing> {
@@ -92,10 +92,10 @@ impl<R: Driver> CudaDevice<R> {
     pub fn rows_from_host(&self, numbers: &[f32], n_cols: usize) -> Result<Tensor> {
         let n_rows = numbers.len().checked_div(n_cols).unwrap_or(0);
         check("rows_from_host", "numbers", n_rows * n_cols, numbers.len())?;
-        self.from_host(numbers, (n_rows, n_cols), self.config.dtype)
+        self.put_rows(numbers, (n_rows, n_cols), self.config.dtype)
     }
 
-    fn from_host(
+    fn put_rows(
         &self,
         numbers: &[f32],
         (n_rows, n_cols): (usize, usize),

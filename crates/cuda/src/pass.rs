@@ -198,7 +198,7 @@ impl<R: Driver> Pass<R> {
         // SAFETY: the memory is as large as the inputs.
         unsafe {
             self.driver
-                .upload(&self.inputs.bytes, self.input_memory.at)?
+                .upload(&self.inputs.bytes, self.input_memory.at)?;
         };
         // SAFETY: operations hand kernels what they take, in pieces that are large enough; graphs of
         // memory that has moved are gone.

@@ -101,7 +101,7 @@ pub unsafe fn launch(
     match code {
         0 => Ok(()),
         1 => Err(EmulationError::Deadlock(name.to_owned())),
-        3 => Err(EmulationError::Arguments {
+        4 => Err(EmulationError::Arguments {
             kernel: name.to_owned(),
             n_args: args.len(),
         }),

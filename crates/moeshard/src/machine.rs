@@ -37,7 +37,13 @@ impl fmt::Display for Library {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.path {
             Some(path) => write!(f, "{} found: {}", self.what, path.display()),
-            None => write!(f, "no {} found: there is no {}", self.what, self.file),
+            None => write!(
+                f,
+                "no {} found: {} is neither in LD_LIBRARY_PATH nor in {}",
+                self.what,
+                self.file,
+                LIBRARY_DIRS.join(", ")
+            ),
         }
     }
 }

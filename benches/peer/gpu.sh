@@ -35,7 +35,7 @@ port=${PORT:-3917}
 mkdir -p "$out"
 
 if [[ -z ${GPU_CHECK:-} || -z ${MOESHARD:-} ]]; then
-  (cd "$root" && cargo build --release --quiet --bin moeshard --bin gpu-check)
+  (cd "$root" && cargo build --release --quiet -p moeshard -p moeshard-gpu-check)
   built=${CARGO_TARGET_DIR:-$root/target}/release
   GPU_CHECK=${GPU_CHECK:-$built/gpu-check} MOESHARD=${MOESHARD:-$built/moeshard}
 fi

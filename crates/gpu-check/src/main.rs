@@ -1,5 +1,13 @@
 //! See the library.
 
-fn main() -> anyhow::Result<()> {
-    moeshard_gpu_check::main()
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match moeshard_gpu_check::main() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gpu-check: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -46,6 +46,7 @@ fn without_a_gpu_it_says_what_is_missing() {
     }
     let (is_well, _, said) = program(&[]);
     assert!(!is_well);
+    assert_eq!(said.lines().count(), 1, "{said}");
     let names = |what: &str| said.contains(what);
     assert!(
         names("libcuda.so") || names("without CUDA kernels"),

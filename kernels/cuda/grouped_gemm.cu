@@ -32,14 +32,6 @@ static_assert(SHARED_BYTES == 98304, "what gpu and emulation are launched with")
 // Each thread copies the same 16 bytes of every LINES-th row.
 constexpr unsigned LINES = THREADS / CHUNKS;
 
-template <class T>
-struct Operands {
-    const T* x;
-    const T* weight;
-    const unsigned* assignment;
-    unsigned top_k, n, k;
-};
-
 // What this thread copies of a tile's operands: rows of x and of the expert's matrix, NONE for those that are
 // not there.
 constexpr unsigned NONE = 0xffffffffu;
@@ -55,7 +47,7 @@ __device__ Lines lines_of(const Operands<T>& op, const Tile& tile) {
     for (unsigned i = 0; i < ROWS / LINES; ++i) {
         const unsigned row = tile.first_row + line + i * LINES;
         lines.rows[i] = NONE;
-        if (row < tile.end_row) lines.rows[i] = op.assignment == nullptr ? row : op.assignment[row] / op.top_k;
+        if (row < tile.end_row) lines.rows[i] = source_row(op.assignment, op.top_k, row);
     }
 #pragma unroll
     for (unsigned i = 0; i < COLS / LINES; ++i) {
@@ -181,14 +173,11 @@ __device__ void grouped_gemm_of(const Operands<T>& op, const Groups& groups, con
     }
 }
 
-#define DEFINE(T)                                                                                     \
-    extern "C" __global__ void __launch_bounds__(THREADS) grouped_gemm_##T(                           \
-        const T* x, const T* weight, const float* bias, const unsigned* offsets,                      \
-        const unsigned* assignment, unsigned n_rows, unsigned n_experts, unsigned top_k, unsigned n,  \
-        unsigned k, unsigned activation, const T* times, const T* plus, T* out) {                     \
-        const Operands<T> op{x, weight, assignment, top_k, n, k};                                     \
-        const Groups groups{offsets, n_rows, n_experts};                                              \
-        grouped_gemm_of<T>(op, groups, Finish<T>{bias, activation, times, plus, n}, out);             \
+#define DEFINE(T)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(THREADS) grouped_gemm_##T(GROUPED_GEMM_PARAMETERS(T)) { \
+        const Operands<T> op{x, weight, assignment, top_k, n, k};                                           \
+        const Groups groups{offsets, n_rows, n_experts};                                                    \
+        grouped_gemm_of<T>(op, groups, Finish<T>{bias, activation, times, plus, n}, out);                   \
     }
 DEFINE(bf16)
 DEFINE(f16)

@@ -14,10 +14,7 @@ constexpr unsigned ROWS = 64, COLS = 64;
 constexpr unsigned THREADS = 256;
 constexpr unsigned NONE = 0xffffffffu;
 
-extern "C" __global__ void __launch_bounds__(THREADS) grouped_gemm_f32(
-    const float* x, const float* weight, const float* bias, const unsigned* offsets,
-    const unsigned* assignment, unsigned n_rows, unsigned n_experts, unsigned top_k, unsigned n, unsigned k,
-    unsigned activation, const float* times, const float* plus, float* out) {
+extern "C" __global__ void __launch_bounds__(THREADS) grouped_gemm_f32(GROUPED_GEMM_PARAMETERS(float)) {
     __shared__ ExactTiles<ROWS, COLS> tiles;
     // Rows of x, NONE for those that are not there.
     __shared__ unsigned from[ROWS];
@@ -29,7 +26,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) grouped_gemm_f32(
         if (threadIdx.x < ROWS) {
             const unsigned row = tile.first_row + threadIdx.x;
             unsigned is_from = NONE;
-            if (row < tile.end_row) is_from = assignment == nullptr ? row : assignment[row] / top_k;
+            if (row < tile.end_row) is_from = source_row(assignment, top_k, row);
             from[threadIdx.x] = is_from;
         }
         __syncthreads();

@@ -41,7 +41,7 @@ constexpr unsigned FILLER_REGISTERS = 56, PRODUCT_REGISTERS = 224;
 static_assert(GROUP * FILLER_REGISTERS + 2 * GROUP * PRODUCT_REGISTERS <= 65536, "registers of a multiprocessor");
 
 template <class T>
-struct Operands {
+struct MappedOperands {
     const T* x;
     const unsigned* assignment;
     const void* map;
@@ -88,19 +88,19 @@ struct Lines {
 
 // Rows of x that this thread copies, NONE for those that are not there.
 template <class T>
-__device__ Lines lines_of(const Operands<T>& op, const Tile& tile) {
+__device__ Lines lines_of(const MappedOperands<T>& op, const Tile& tile) {
     Lines lines;
 #pragma unroll
     for (unsigned i = 0; i < ROWS / LINES; ++i) {
         const unsigned row = tile.first_row + threadIdx.x / LINE_CHUNKS + i * LINES;
         lines.of[i] = NONE;
-        if (row < tile.end_row) lines.of[i] = op.assignment == nullptr ? row : op.assignment[row] / op.top_k;
+        if (row < tile.end_row) lines.of[i] = source_row(op.assignment, op.top_k, row);
     }
     return lines;
 }
 
 template <class T>
-__device__ void copy_rows(const Operands<T>& op, const Lines& lines, unsigned step, unsigned char* to) {
+__device__ void copy_rows(const MappedOperands<T>& op, const Lines& lines, unsigned step, unsigned char* to) {
     const unsigned line = threadIdx.x / LINE_CHUNKS, chunk = threadIdx.x % LINE_CHUNKS;
     const unsigned k = step * STEP + chunk * PER_CHUNK;
 #pragma unroll
@@ -115,7 +115,7 @@ __device__ void copy_rows(const Operands<T>& op, const Lines& lines, unsigned st
 // under way. No later than two steps before the ring is round: a stage is emptied only when the product of the one
 // behind it has begun, so otherwise both sides would wait for each other.
 template <class T, unsigned COLS>
-__device__ void fill(const Operands<T>& op, const Groups& groups, const Shared<COLS>& shared) {
+__device__ void fill(const MappedOperands<T>& op, const Groups& groups, const Shared<COLS>& shared) {
     constexpr unsigned STAGES = Shared<COLS>::STAGES, UNDER_WAY = STAGES - 2;
     Ring<STAGES> next, oldest;
     unsigned n_under_way = 0;
@@ -217,7 +217,7 @@ __device__ void multiply(unsigned n_steps, unsigned group, const Shared<COLS>& s
 }
 
 template <class T, unsigned COLS>
-__device__ void grouped_gemm_hopper_of(const Operands<T>& op, const Groups& groups, const Finish<T>& finish, T* out) {
+__device__ void grouped_gemm_hopper_of(const MappedOperands<T>& op, const Groups& groups, const Finish<T>& finish, T* out) {
     DYNAMIC_SHARED(float4, memory);
     const Shared<COLS> shared(reinterpret_cast<unsigned char*>(memory));
     if (threadIdx.x == 0) shared.init_barriers();
@@ -240,7 +240,7 @@ __device__ void grouped_gemm_hopper_of(const Operands<T>& op, const Groups& grou
 }
 
 #define BODY(T, cols)                                               \
-    const Operands<T> op{x, assignment, map, top_k, n, k};          \
+    const MappedOperands<T> op{x, assignment, map, top_k, n, k};          \
     const Groups groups{offsets, n_rows, n_experts};                \
     const Finish<T> finish{bias, activation, times, plus, n};       \
     grouped_gemm_hopper_of<T, cols>(op, groups, finish, out);
@@ -251,9 +251,7 @@ __device__ void grouped_gemm_hopper_of(const Operands<T>& op, const Groups& grou
 
 #define DEFINE(name, T, cols)                                                                           \
     extern "C" __global__ void __launch_bounds__(THREADS, 1) name(                                      \
-        const T* x, const T* weight, const float* bias, const unsigned* offsets,                        \
-        const unsigned* assignment, unsigned n_rows, unsigned n_experts, unsigned top_k, unsigned n,    \
-        unsigned k, unsigned activation, const T* times, const T* plus, T* out, const void* map) {      \
+        GROUPED_GEMM_PARAMETERS(T), const void* map) {                                                  \
         BODY(T, cols)                                                                                   \
     }
 DEFINE(grouped_gemm_hopper_bf16, bf16, 256)

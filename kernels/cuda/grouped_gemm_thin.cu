@@ -28,14 +28,6 @@ constexpr unsigned STAGES = 5;
 constexpr unsigned SHARED_BYTES = STAGES * BLOCKS * THREADS * 16;
 static_assert(SHARED_BYTES == 81920, "what gpu and emulation are launched with");
 
-template <class T>
-struct Operands {
-    const T* x;
-    const T* weight;
-    const unsigned* assignment;
-    unsigned top_k, n, k;
-};
-
 // Where this lane's rows of x and of the expert's matrix begin; null for those that are not there.
 template <class T>
 struct Lines {
@@ -54,7 +46,7 @@ __device__ Lines<T> lines_of(const Operands<T>& op, const Tile& tile) {
         const unsigned row = tile.first_row + g + 8 * i;
         lines.of[i] = nullptr;
         if (row >= tile.end_row) continue;
-        const size_t from = op.assignment == nullptr ? row : op.assignment[row] / op.top_k;
+        const size_t from = source_row(op.assignment, op.top_k, row);
         lines.of[i] = op.x + from * op.k;
     }
 #pragma unroll
@@ -149,14 +141,11 @@ __device__ void grouped_gemm_thin_of(const Operands<T>& op, const Groups& groups
     }
 }
 
-#define DEFINE(T)                                                                                     \
-    extern "C" __global__ void __launch_bounds__(THREADS) grouped_gemm_thin_##T(                      \
-        const T* x, const T* weight, const float* bias, const unsigned* offsets,                      \
-        const unsigned* assignment, unsigned n_rows, unsigned n_experts, unsigned top_k, unsigned n,  \
-        unsigned k, unsigned activation, const T* times, const T* plus, T* out) {                     \
-        const Operands<T> op{x, weight, assignment, top_k, n, k};                                     \
-        const Groups groups{offsets, n_rows, n_experts};                                              \
-        grouped_gemm_thin_of<T>(op, groups, Finish<T>{bias, activation, times, plus, n}, out);        \
+#define DEFINE(T)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(THREADS) grouped_gemm_thin_##T(GROUPED_GEMM_PARAMETERS(T)) { \
+        const Operands<T> op{x, weight, assignment, top_k, n, k};                                           \
+        const Groups groups{offsets, n_rows, n_experts};                                                    \
+        grouped_gemm_thin_of<T>(op, groups, Finish<T>{bias, activation, times, plus, n}, out);                   \
     }
 DEFINE(bf16)
 DEFINE(f16)

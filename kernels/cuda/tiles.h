@@ -3,6 +3,26 @@
 #include "activation.h"
 #include "types.h"
 
+// What every kernel of grouped products takes; grouped_gemm.cu says what it is.
+#define GROUPED_GEMM_PARAMETERS(T)                                                                             \
+    const T *x, const T *weight, const float *bias, const unsigned *offsets, const unsigned *assignment,       \
+        unsigned n_rows, unsigned n_experts, unsigned top_k, unsigned n, unsigned k, unsigned activation,      \
+        const T *times, const T *plus, T *out
+
+// What is multiplied.
+template <class T>
+struct Operands {
+    const T* x;
+    const T* weight;
+    const unsigned* assignment;
+    unsigned top_k, n, k;
+};
+
+// The row of x that row `row` of the result is made of.
+__device__ inline unsigned source_row(const unsigned* assignment, unsigned top_k, unsigned row) {
+    return assignment == nullptr ? row : assignment[row] / top_k;
+}
+
 // Rows of one expert behind those of another.
 struct Groups {
     const unsigned* offsets;  // u32 [n_experts + 1]; null: one group of n_rows rows.

@@ -14,11 +14,12 @@ use moeshard_tensor::device::{
 use moeshard_tensor::dtype::DType;
 
 use crate::arguments::{check_bias, check_dtype, check_linear, check_norm, check_shared};
+use crate::attention::Rotations;
 use crate::driver::Driver;
 use crate::gemm::Gemm;
 use crate::memory::{Heap, Region};
 use crate::moe::sorting_bytes;
-use crate::operations::{Rotations, named, norm_words, words};
+use crate::operations::{named, norm_words, words};
 use crate::pass::{Pass, Word};
 use crate::tensor::{Content, Routing, Tensor, Weighted, padded};
 use crate::weights::{Buffer, Experts, Matrix, Table, Vector, widened};

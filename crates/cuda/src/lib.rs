@@ -8,6 +8,7 @@
 //! Nothing is linked against: the driver is found when the program runs, and no other library is needed.
 
 mod arguments;
+mod attention;
 mod device;
 pub mod driver;
 mod exchange;

@@ -2,30 +2,21 @@
 
 use std::rc::Rc;
 
-use moeshard_tensor::cpu::{relative_bucket, rotation};
-use moeshard_tensor::device::{
-    Activation, AttentionShape, LinearWeights, Norm, NormKind, PositionRule, Result,
-};
+use moeshard_tensor::device::{Activation, LinearWeights, Norm, NormKind};
 use moeshard_tensor::dtype::DType;
 
-use crate::arguments::check_shared;
 use crate::device::CudaDevice;
 use crate::driver::Driver;
 use crate::memory::Piece;
 use crate::pass::Word;
 use crate::product::Product;
 use crate::tensor::{Content, Tensor, Weighted, padded, word};
-use crate::weights::{Buffer, Matrix, Vector};
+use crate::weights::{Matrix, Vector};
 
 /// Threads of most kernels.
 const THREADS: u32 = 256;
 /// Tokens of a block of the kernels in which a warp has one.
-const TOKENS: usize = 8;
-/// Queries of a tile of attention, and keys that are there at a time.
-const QUERIES: usize = 64;
-const KEYS: usize = 64;
-/// No such query: a tile without work.
-const NO_QUERY: u32 = u32::MAX;
+pub(crate) const TOKENS: usize = 8;
 
 /// A kernel's name for a dtype.
 macro_rules! named {
@@ -238,82 +229,6 @@ impl<R: Driver> CudaDevice<R> {
         }
     }
 
-    /// Attention over sequences that lie one behind the other.
-    pub(crate) fn attend(
-        &self,
-        qkv: &Tensor,
-        cu_seqlens: &[usize],
-        shape: &AttentionShape,
-        bias: Option<&Vector<R>>,
-    ) -> Result<Rc<Piece>> {
-        let AttentionShape {
-            n_heads, head_dim, ..
-        } = *shape;
-        let rows = self.summed(qkv);
-        let (bias, max_distance) = match (shape.position, bias) {
-            (
-                PositionRule::RelativeBias {
-                    n_buckets,
-                    max_distance,
-                },
-                Some(bias),
-            ) => {
-                let rule = (n_buckets, max_distance);
-                self.biases_by_distance(bias, n_heads, rule, longest(cu_seqlens))?
-            }
-            _ => (Word::NULL, 0),
-        };
-        if let PositionRule::Rotary { base, dim } = shape.position {
-            self.rotate(qkv, &rows, cu_seqlens, shape, (base, dim))?;
-        }
-        let out = self.rows(qkv.n_padded, n_heads * head_dim, qkv.dtype);
-        let start = self.starts(cu_seqlens, qkv.n_padded);
-        let tiles = tiles(cu_seqlens, qkv.n_padded);
-        let n_tiles = tiles.len() / 2;
-        let tiles = self.input(&tiles);
-        let (rows, out_at) = (Word::piece(&rows), Word::piece(&out));
-        match fast_attention(qkv.dtype, head_dim) {
-            Some(kernel) => self.launch_with(
-                kernel,
-                [n_tiles, n_heads],
-                128,
-                (QUERIES + 4 * KEYS) * head_dim * 2,
-                &words![
-                    rows,
-                    start,
-                    tiles,
-                    n_heads,
-                    shape.scale,
-                    bias,
-                    max_distance,
-                    out_at
-                ],
-            ),
-            None => {
-                let n_bytes = exact_attention_bytes(head_dim);
-                let all = (head_dim, n_bytes + EXACT_STATIC_BYTES);
-                check_shared(&*self.driver, "attention", "head_dim", all)?;
-                self.launch(
-                    named!("attention_exact", qkv.dtype),
-                    [n_tiles, n_heads],
-                    n_bytes,
-                    &words![
-                        rows,
-                        start,
-                        tiles,
-                        n_heads,
-                        head_dim,
-                        shape.scale,
-                        bias,
-                        max_distance,
-                        out_at
-                    ],
-                );
-            }
-        }
-        Ok(out)
-    }
-
     /// Where sequences begin, and as many empty ones behind them as there may be.
     pub(crate) fn starts(&self, cu_seqlens: &[usize], n_padded: usize) -> Word {
         let n_seqs = cu_seqlens.len().saturating_sub(1);
@@ -322,148 +237,5 @@ impl<R: Driver> CudaDevice<R> {
         let mut starts: Vec<u32> = cu_seqlens.iter().map(|&at| at as u32).collect();
         starts.resize(padded(n_seqs) + 1, last as u32);
         self.input(&starts)
-    }
-
-    /// f32 `[n_heads, 2 · distance + 1]` of T5's `[n_buckets, n_heads]`, and the largest distance: from
-    /// `max_distance` on all have the last bucket, and none is larger than the longest sequence.
-    fn biases_by_distance(
-        &self,
-        bias: &Vector<R>,
-        n_heads: usize,
-        (n_buckets, max_distance): (usize, usize),
-        longest: usize,
-    ) -> Result<(Word, usize)> {
-        let distance = max_distance.min(longest.next_power_of_two().max(LEAST_POSITIONS));
-        let mut tables = bias.by_distance.borrow_mut();
-        if let Some((_, table)) = tables.iter().find(|(of, _)| *of == distance) {
-            return Ok((Word::address(table.at()), distance));
-        }
-        let most = distance as i64;
-        let mut table = Vec::with_capacity(n_heads * (2 * distance + 1));
-        for head in 0..n_heads {
-            table.extend((-most..=most).map(|distance| {
-                let bucket = relative_bucket(distance, n_buckets, max_distance);
-                bias.host[bucket * n_heads + head]
-            }));
-        }
-        let table = Buffer::of(&self.heap, bytemuck::cast_slice(&table))?;
-        let at = Word::address(table.at());
-        tables.push((distance, table));
-        Ok((at, distance))
-    }
-
-    /// Turns queries and keys by their positions, where they lie.
-    fn rotate(
-        &self,
-        qkv: &Tensor,
-        rows: &Piece,
-        cu_seqlens: &[usize],
-        shape: &AttentionShape,
-        (base, dim): (f32, usize),
-    ) -> Result<()> {
-        let lengths = cu_seqlens.windows(2).map(|w| w[1] - w[0]);
-        let mut positions: Vec<u32> = lengths.flat_map(|n| 0..n as u32).collect();
-        positions.resize(qkv.n_padded, 0);
-        let rotations = self.rotations(base, dim / 2, longest(cu_seqlens))?;
-        let positions = self.input(&positions);
-        self.launch(
-            named!("rotary", qkv.dtype),
-            [qkv.n_padded.div_ceil(TOKENS), 1],
-            0,
-            &words![
-                Word::piece(rows),
-                positions,
-                rotations,
-                qkv.n_padded,
-                shape.n_heads,
-                shape.head_dim,
-                dim
-            ],
-        );
-        Ok(())
-    }
-
-    /// f32 `[n_positions, half, 2]`, cosine and sine of at least so many positions.
-    fn rotations(&self, base: f32, half: usize, n_positions: usize) -> Result<Word> {
-        let mut tables = self.rotations.borrow_mut();
-        let fits =
-            |t: &&Rotations<R>| t.base == base && t.half == half && t.n_positions >= n_positions;
-        if let Some(table) = tables.iter().find(fits) {
-            return Ok(Word::address(table.buffer.at()));
-        }
-        let n_positions = n_positions.next_power_of_two().max(LEAST_POSITIONS);
-        let mut table = Vec::with_capacity(n_positions * half * 2);
-        for position in 0..n_positions {
-            for pair in 0..half {
-                let (cos, sin) = rotation(base, half, pair, position);
-                table.extend([cos, sin]);
-            }
-        }
-        let buffer = Buffer::of(&self.heap, bytemuck::cast_slice(&table))?;
-        let at = Word::address(buffer.at());
-        // A smaller one stays: what was noted may use it.
-        tables.push(Rotations {
-            base,
-            half,
-            n_positions,
-            buffer,
-        });
-        Ok(at)
-    }
-}
-
-fn longest(cu_seqlens: &[usize]) -> usize {
-    cu_seqlens
-        .windows(2)
-        .map(|w| w[1] - w[0])
-        .max()
-        .unwrap_or(0)
-}
-
-/// Positions that tables by position or distance have at least, so that they are seldom made anew.
-const LEAST_POSITIONS: usize = 512;
-
-/// A table of rotations.
-pub(crate) struct Rotations<R: Driver> {
-    base: f32,
-    half: usize,
-    n_positions: usize,
-    buffer: Buffer<R>,
-}
-
-/// Sequence and first query of each tile, and as many without work as there may be.
-fn tiles(cu_seqlens: &[usize], n_padded: usize) -> Vec<u32> {
-    let mut tiles = Vec::new();
-    for (seq, ends) in cu_seqlens.windows(2).enumerate() {
-        for first in (0..ends[1] - ends[0]).step_by(QUERIES) {
-            tiles.extend([seq as u32, first as u32]);
-        }
-    }
-    let n_seqs = cu_seqlens.len().saturating_sub(1);
-    let most = n_padded.div_ceil(QUERIES) + padded(n_seqs).min(n_padded);
-    while tiles.len() < 2 * most {
-        tiles.extend([0, NO_QUERY]);
-    }
-    tiles
-}
-
-/// Shared memory of exact attention that does not depend on the head.
-const EXACT_STATIC_BYTES: usize = 35_072;
-
-/// Dynamic shared memory of exact attention.
-fn exact_attention_bytes(head_dim: usize) -> usize {
-    16_384 * head_dim.div_ceil(64)
-}
-
-/// The kernel on tensor cores, where there is one.
-fn fast_attention(dtype: DType, head_dim: usize) -> Option<&'static str> {
-    match (dtype, head_dim) {
-        (DType::BF16, 32) => Some("attention_bf16_32"),
-        (DType::BF16, 64) => Some("attention_bf16_64"),
-        (DType::BF16, 128) => Some("attention_bf16_128"),
-        (DType::F16, 32) => Some("attention_f16_32"),
-        (DType::F16, 64) => Some("attention_f16_64"),
-        (DType::F16, 128) => Some("attention_f16_128"),
-        _ => None,
     }
 }

@@ -1,35 +1,20 @@
 //! The same operations with products on one kernel and on another.
 
+mod support;
+
 use moeshard_cuda::driver::emulated::Emulated;
 use moeshard_cuda::{CudaConfig, CudaDevice, Gemm};
 use moeshard_tensor::checkpoint::HostTensor;
 use moeshard_tensor::collective::Solo;
-use moeshard_tensor::device::{
-    Activation, Device, EmbeddingRows, ExpertSlice, HostMatrix, MatrixLayout, RouterRule,
-};
+use moeshard_tensor::device::{Activation, Device, EmbeddingRows, RouterRule};
 use moeshard_tensor::dtype::DType;
+
+use support::{experts, matrix, numbers, vector};
 
 const D_MODEL: usize = 72;
 const HIDDEN: usize = 131;
 const N_EXPERTS: usize = 3;
 const N_ROWS: usize = 140;
-
-/// Numbers without a pattern, of which `seed` chooses.
-fn numbers(n: usize, seed: usize) -> Vec<f32> {
-    let number = |i: usize| ((i * 7 + seed * 31) as f32 * 0.618_034).fract() - 0.5;
-    (0..n).map(number).collect()
-}
-
-fn matrix(n_out: usize, n_in: usize, seed: usize) -> HostMatrix<'static> {
-    HostMatrix {
-        tensor: HostTensor::from_f32([n_out, n_in], &numbers(n_out * n_in, seed)),
-        layout: MatrixLayout::OutIn,
-    }
-}
-
-fn vector(n: usize, seed: usize) -> HostTensor<'static> {
-    HostTensor::from_f32([n], &numbers(n, seed))
-}
 
 /// Rows after a linear layer, and after a layer of experts.
 fn run(gemm: Gemm, dtype: DType, n_rows: usize) -> [Vec<f32>; 2] {
@@ -49,14 +34,7 @@ fn run(gemm: Gemm, dtype: DType, n_rows: usize) -> [Vec<f32>; 2] {
     let weight = weight.expect("a matrix");
     let bias = device.load_vector(&[vector(HIDDEN, 6)]).expect("a bias");
     let linear = device.linear(&x, &weight, Some(&bias), Activation::Gelu, None, None);
-    let slice = |expert_idx| ExpertSlice {
-        expert_idx,
-        w_in: matrix(HIDDEN, D_MODEL, expert_idx),
-        b_in: Some(vector(HIDDEN, expert_idx)),
-        w_out: matrix(D_MODEL, HIDDEN, expert_idx + 1),
-        b_out: None,
-    };
-    let slices = (0..N_EXPERTS).map(slice).collect();
+    let slices = experts(N_EXPERTS, D_MODEL, HIDDEN);
     let experts = device.load_experts(N_EXPERTS, slices, Activation::Relu);
     let router = device.load_exact_matrix(&matrix(N_EXPERTS, D_MODEL, 5));
     let router = router.expect("a router");

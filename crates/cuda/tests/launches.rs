@@ -1,38 +1,22 @@
 //! What a layer of experts asks of the driver: how many launches, graphs, allocations and waits.
 
+mod support;
+
 use std::time::Duration;
 
 use moeshard_cuda::driver::emulated::{Counts, Emulated};
 use moeshard_cuda::{CudaConfig, CudaDevice};
 use moeshard_tensor::checkpoint::HostTensor;
 use moeshard_tensor::collective::{Collective, Solo, in_process};
-use moeshard_tensor::device::{
-    Activation, Device, EmbeddingRows, ExpertSlice, HostMatrix, MatrixLayout, Norm, NormKind,
-    RouterRule,
-};
+use moeshard_tensor::device::{Activation, Device, EmbeddingRows, Norm, NormKind, RouterRule};
 use moeshard_tensor::dtype::DType;
+
+use support::{experts, matrix, numbers, vector};
 
 const D_MODEL: usize = 16;
 const HIDDEN: usize = 24;
 
 type Gpu = CudaDevice<Emulated>;
-
-/// Numbers without a pattern, of which `seed` chooses.
-fn numbers(n: usize, seed: usize) -> Vec<f32> {
-    let number = |i: usize| ((i * 7 + seed * 31) as f32 * 0.618_034).fract() - 0.5;
-    (0..n).map(number).collect()
-}
-
-fn matrix(n_out: usize, n_in: usize, seed: usize) -> HostMatrix<'static> {
-    HostMatrix {
-        tensor: HostTensor::from_f32([n_out, n_in], &numbers(n_out * n_in, seed)),
-        layout: MatrixLayout::OutIn,
-    }
-}
-
-fn vector(n: usize, seed: usize) -> HostTensor<'static> {
-    HostTensor::from_f32([n], &numbers(n, seed))
-}
 
 /// A layer of experts after an embedding.
 struct Layer {
@@ -48,14 +32,7 @@ impl Layer {
     fn new(end: Box<dyn Collective>, n_experts: usize, top_k: usize) -> Self {
         let config = CudaConfig { dtype: DType::F32 };
         let device = Gpu::new(config, Emulated::new(), end).expect("a device");
-        let slice = |expert_idx| ExpertSlice {
-            expert_idx,
-            w_in: matrix(HIDDEN, D_MODEL, expert_idx),
-            b_in: Some(vector(HIDDEN, expert_idx)),
-            w_out: matrix(D_MODEL, HIDDEN, expert_idx + 1),
-            b_out: None,
-        };
-        let slices = (0..n_experts).map(slice).collect();
+        let slices = experts(n_experts, D_MODEL, HIDDEN);
         let experts = device.load_experts(n_experts, slices, Activation::Gelu);
         let table = device.load_table(&HostTensor::from_f32(
             [9, D_MODEL],

@@ -278,64 +278,78 @@ fn odd_shapes_have_their_products() {
     }
 }
 
-#[test]
-fn rows_are_gathered_and_finished() {
-    for (activation, top_k) in [(0, 1), (1, 2), (2, 3), (3, 1), (4, 2), (5, 1)] {
-        check_all(&Case {
-            n_rows: &[3, 0, 30, 9],
-            n: 21,
-            k: 40,
-            top_k: Some(top_k),
-            has_bias: true,
-            activation,
-            n_blocks: 3,
-            ..PLAIN
-        });
-    }
-}
-
-#[test]
-fn results_are_multiplied_and_added_to() {
-    for (n, has_times, has_plus, in_place) in [
+/// Rows that are gathered, and what is done to sums: activations, factors and terms, in place and apart, with
+/// offsets and without. Columns in pieces of sixteen bytes, of four, and neither.
+pub(crate) fn finishing() -> Vec<Case<'static>> {
+    let gathered = [
+        (0, 1, 21),
+        (1, 2, 24),
+        (2, 3, 40),
+        (3, 1, 22),
+        (4, 2, 288),
+        (5, 1, 21),
+    ]
+    .map(|(activation, top_k, n)| Case {
+        n_rows: &[3, 0, 30, 9],
+        n,
+        k: 40,
+        top_k: Some(top_k),
+        has_bias: true,
+        activation,
+        n_blocks: 3,
+        ..PLAIN
+    });
+    let added = [
         (21, true, false, false),
         (22, false, true, false),
+        (24, false, true, false),
         (21, true, true, false),
+        (40, true, true, true),
         (22, true, true, true),
         (21, false, true, true),
-    ] {
-        check_all(&Case {
-            n_rows: &[3, 0, 30],
-            n,
-            k: 24,
-            has_bias: true,
-            activation: 4,
-            has_times,
-            has_plus,
-            in_place,
-            n_blocks: 2,
-            ..PLAIN
-        });
-    }
+    ]
+    .map(|(n, has_times, has_plus, in_place)| Case {
+        n_rows: &[3, 0, 30],
+        n,
+        k: 24,
+        has_bias: true,
+        activation: 4,
+        has_times,
+        has_plus,
+        in_place,
+        n_blocks: 2,
+        ..PLAIN
+    });
+    let dense = [
+        (&[0][..], 3, 8, 2),
+        (&[67], 65, 72, 9),
+        (&[131], 4, 16, 1),
+        (&[131], 8, 16, 1),
+    ]
+    .map(|(n_rows, n, k, n_blocks)| Case {
+        n_rows,
+        n,
+        k,
+        has_bias: true,
+        has_plus: true,
+        is_dense: true,
+        n_blocks,
+        ..PLAIN
+    });
+    gathered.into_iter().chain(added).chain(dense).collect()
 }
 
 #[test]
-fn a_dense_layer_is_one_group() {
-    for (n_rows, n, k, n_blocks) in [(&[0][..], 3, 8, 2), (&[67], 65, 72, 9), (&[131], 4, 16, 1)] {
-        check_all(&Case {
-            n_rows,
-            n,
-            k,
-            has_bias: true,
-            has_plus: true,
-            is_dense: true,
-            n_blocks,
-            ..PLAIN
-        });
-    }
+fn rows_are_gathered_and_results_are_finished() {
+    finishing().iter().for_each(check_all);
 }
 
-fn alone<T: Element>(multiply: impl Fn(&Case<'_>, &Operands<'_, T>, u64) -> Vec<T>) {
-    let (n, k) = (21, 72);
+/// That a row is the same bits alone and among others.
+pub(crate) fn check_alone<T: Element>(
+    n: usize,
+    multiply: impl Fn(&Case<'_>, &Operands<'_, T>, u64) -> Vec<T>,
+) {
+    let k = 72;
     let mut rng = rng(12);
     let (x, weight): (Vec<T>, Vec<T>) = (numbers(150 * k, &mut rng), numbers(n * k, &mut rng));
     let dense = |n_rows: &[usize], x: &[T]| {
@@ -367,11 +381,15 @@ fn alone<T: Element>(multiply: impl Fn(&Case<'_>, &Operands<'_, T>, u64) -> Vec<
 
 #[test]
 fn bits_do_not_depend_on_other_rows() {
-    alone::<f32>(multiply);
-    alone::<bf16>(multiply);
-    alone::<f16>(multiply);
-    alone::<bf16>(|case, operands, seed| multiply_by(&THIN, case, operands, seed));
-    alone::<f16>(|case, operands, seed| multiply_by(&THIN, case, operands, seed));
+    check_alone::<f32>(21, multiply);
+    check_alone::<bf16>(21, multiply);
+    check_alone::<f16>(21, multiply);
+    check_alone::<bf16>(21, |case, operands, seed| {
+        multiply_by(&THIN, case, operands, seed)
+    });
+    check_alone::<f16>(21, |case, operands, seed| {
+        multiply_by(&THIN, case, operands, seed)
+    });
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use half::{bf16, f16};
 
-use crate::grouped_gemm::{Case, Kernel, Operands, PLAIN, check_with, multiply_by};
-use crate::support::{Element, numbers, rng};
+use crate::grouped_gemm::{
+    Case, Kernel, Operands, PLAIN, check_alone, check_with, finishing, multiply_by,
+};
+use crate::support::Element;
 
 unsafe extern "C" {
     safe fn moeshard_swizzled(row: u32, chunk: u32) -> u32;
@@ -122,91 +124,15 @@ fn the_ring_goes_round_over_several_tiles() {
 }
 
 #[test]
-fn rows_are_gathered_and_finished() {
-    for (activation, top_k, n) in [(0, 1, 21), (1, 2, 24), (2, 3, 40), (3, 1, 21), (4, 2, 288)] {
-        check_all(&Case {
-            n_rows: &[3, 0, 30, 9],
-            n,
-            k: 40,
-            top_k: Some(top_k),
-            has_bias: true,
-            activation,
-            n_blocks: 3,
-            ..PLAIN
-        });
-    }
-}
-
-#[test]
-fn results_are_multiplied_and_added_to() {
-    for (n, has_times, has_plus, in_place) in [
-        (21, true, false, false),
-        (24, false, true, false),
-        (24, true, true, false),
-        (40, true, true, true),
-        (21, false, true, true),
-    ] {
-        check_all(&Case {
-            n_rows: &[3, 0, 30],
-            n,
-            k: 24,
-            has_bias: true,
-            activation: 4,
-            has_times,
-            has_plus,
-            in_place,
-            n_blocks: 2,
-            ..PLAIN
-        });
-    }
-}
-
-#[test]
-fn a_dense_layer_is_one_group() {
-    for (n_rows, n, k, n_blocks) in [(&[0][..], 3, 8, 2), (&[67], 65, 72, 9), (&[131], 8, 16, 1)] {
-        check_all(&Case {
-            n_rows,
-            n,
-            k,
-            has_bias: true,
-            has_plus: true,
-            is_dense: true,
-            n_blocks,
-            ..PLAIN
-        });
-    }
+fn rows_are_gathered_and_results_are_finished() {
+    finishing().iter().for_each(check_all);
 }
 
 #[test]
 fn bits_do_not_depend_on_other_rows() {
-    let (n, k) = (24, 72);
-    let mut rng = rng(12);
-    let x: Vec<bf16> = numbers(150 * k, &mut rng);
-    let weight: Vec<bf16> = numbers(n * k, &mut rng);
     for name in NAMES {
-        let dense = |n_rows: &[usize], x: &[bf16]| {
-            let case = Case {
-                n_rows,
-                n,
-                k,
-                is_dense: true,
-                ..PLAIN
-            };
-            let operands = Operands {
-                x,
-                weight: &weight,
-                bias: &[],
-                offsets: &[],
-                assignment: &[],
-                times: &[],
-                plus: &[],
-            };
-            multiply(name, &case, &operands, 1)
-        };
-        let all = dense(&[150], &x);
-        for row in [0, 63, 77, 149] {
-            let one = dense(&[1], &x[row * k..][..k]);
-            assert_eq!(one[..n], all[row * n..][..n], "row {row}");
-        }
+        check_alone::<bf16>(24, |case, operands, seed| {
+            multiply(name, case, operands, seed)
+        });
     }
 }

@@ -54,22 +54,49 @@ enum NormRule {
 
 const NORM_RULES: [NormRule; 3] = [NormRule::None, NormRule::Layer, NormRule::Rms];
 
-/// What a kernel is given of a norm.
-struct NormArgs {
+/// What kernels that normalise are given last: the norm, the shape, and where the result goes.
+struct NormArgs<T> {
     weight: *const f32,
     bias: *const f32,
     eps: f32,
     is_rms: u32,
+    n_tokens: u32,
+    width: u32,
+    out: *mut T,
 }
 
-impl NormArgs {
-    fn new(rule: NormRule, weight: &[f32], bias: &[f32]) -> Self {
+impl<T: Element> NormArgs<T> {
+    fn new(
+        rule: NormRule,
+        (weight, bias): (&[f32], &[f32]),
+        (n_tokens, width): (usize, usize),
+        out: *mut T,
+    ) -> Self {
         Self {
             weight: pointer(rule != NormRule::None, weight),
             bias: pointer(rule == NormRule::Layer, bias),
             eps: EPS,
             is_rms: u32::from(rule == NormRule::Rms),
+            n_tokens: n_tokens as u32,
+            width: width as u32,
+            out,
         }
+    }
+
+    /// Runs a kernel with `first` before these.
+    fn run<const N: usize>(&mut self, name: &str, seed: u64, first: [*mut c_void; N]) {
+        let n_tokens = self.n_tokens as usize;
+        let last = args![
+            self.weight,
+            self.bias,
+            self.eps,
+            self.is_rms,
+            self.n_tokens,
+            self.width,
+            self.out
+        ];
+        let mut args = [&first[..], &last].concat();
+        run_rows::<T>(name, n_tokens, seed, &mut args);
     }
 }
 
@@ -116,7 +143,7 @@ fn norms_of<T: Element>() {
             if place > 0 {
                 out[..n].copy_from_slice(if place == 1 { &x } else { &y });
             }
-            let mut out_at = out.as_mut_ptr();
+            let out_at = out.as_mut_ptr();
             let mut x_at = if place == 1 {
                 out_at
             } else {
@@ -129,22 +156,9 @@ fn norms_of<T: Element>() {
             };
             let mut factor = FACTOR;
             let mut bias_at = pointer(has_bias, &bias);
-            let mut norm = NormArgs::new(rule, &weight, &norm_bias);
-            let (mut tokens, mut cols) = (n_tokens as u32, width as u32);
-            let mut args = args![
-                x_at,
-                factor,
-                y_at,
-                bias_at,
-                norm.weight,
-                norm.bias,
-                norm.eps,
-                norm.is_rms,
-                tokens,
-                cols,
-                out_at
-            ];
-            run_rows::<T>("norm", n_tokens, seed, &mut args);
+            let mut norm = NormArgs::new(rule, (&weight, &norm_bias), shape, out_at);
+            let first = args![x_at, factor, y_at, bias_at];
+            norm.run("norm", seed, first);
             let what = format!("{shape:?} {rule:?}, place {place}");
             assert_rows(&out, &expected, 20.0, &what);
         }
@@ -206,31 +220,13 @@ fn embeddings_of<T: Element>() {
             let mut exact = is_exact.map(u32::from);
             let mut row = [0, 1, 2].map(|j: usize| idx[j].as_ptr());
             let mut scale = scales;
-            let mut norm = NormArgs::new(rule, &weight, &norm_bias);
-            let (mut tokens, mut cols) = (n_tokens as u32, width as u32);
-            let mut out_at = out.as_mut_ptr();
-            let mut args = args![
-                table[0],
-                exact[0],
-                row[0],
-                scale[0],
-                table[1],
-                exact[1],
-                row[1],
-                scale[1],
-                table[2],
-                exact[2],
-                row[2],
-                scale[2],
-                norm.weight,
-                norm.bias,
-                norm.eps,
-                norm.is_rms,
-                tokens,
-                cols,
-                out_at
+            let out_at = out.as_mut_ptr();
+            let mut norm = NormArgs::new(rule, (&weight, &norm_bias), shape, out_at);
+            let first = args![
+                table[0], exact[0], row[0], scale[0], table[1], exact[1], row[1], scale[1],
+                table[2], exact[2], row[2], scale[2]
             ];
-            run_rows::<T>("embed", n_tokens, SEEDS[n_tables - 1], &mut args);
+            norm.run("embed", SEEDS[n_tables - 1], first);
             let what = format!("{shape:?} {rule:?} of {n_tables}");
             assert_rows(&out, &expected, 20.0, &what);
         }
@@ -289,30 +285,14 @@ fn combinations_of<T: Element>() {
             if in_place {
                 out[..n].copy_from_slice(&residual);
             }
-            let mut out_at = out.as_mut_ptr();
+            let out_at = out.as_mut_ptr();
             let apart = pointer(has_residual, &residual).cast_mut();
             let mut residual_at = if in_place { out_at } else { apart };
             let (mut y_at, mut place_at, mut gate_at) = (y.as_ptr(), place.as_ptr(), gate.as_ptr());
             let (mut k, mut factor, mut bias_at) = (top_k as u32, FACTOR, pointer(has_bias, &bias));
-            let mut norm = NormArgs::new(rule, &weight, &norm_bias);
-            let (mut tokens, mut cols) = (n_tokens as u32, width as u32);
-            let mut args = args![
-                y_at,
-                place_at,
-                gate_at,
-                k,
-                factor,
-                residual_at,
-                bias_at,
-                norm.weight,
-                norm.bias,
-                norm.eps,
-                norm.is_rms,
-                tokens,
-                cols,
-                out_at
-            ];
-            run_rows::<T>("combine", n_tokens, seed, &mut args);
+            let mut norm = NormArgs::new(rule, (&weight, &norm_bias), shape, out_at);
+            let first = args![y_at, place_at, gate_at, k, factor, residual_at, bias_at];
+            norm.run("combine", seed, first);
             let what = format!("{shape:?} {rule:?}, top {top_k}");
             // A row of almost equal numbers is blown up by its norm.
             assert_rows(&out, &expected, 50.0, &what);

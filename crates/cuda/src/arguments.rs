@@ -1,7 +1,7 @@
 //! Checks of what operations are handed, beyond those that every device makes.
 
 use moeshard_tensor::checks::check;
-use moeshard_tensor::device::{DeviceError, LinearWeights, Norm, Result};
+use moeshard_tensor::device::{DeviceError, LinearWeights, Result};
 use moeshard_tensor::dtype::DType;
 
 use crate::driver::Driver;
@@ -52,16 +52,4 @@ pub(crate) fn check_bias<R: Driver>(
 ) -> Result<()> {
     let n_out = linear.weight.n_out;
     check(op, dim, n_out, linear.bias.map_or(n_out, Vector::len))
-}
-
-/// Checks that a norm, if there is one, is of this width.
-pub(crate) fn check_norm<R: Driver>(
-    op: &'static str,
-    n_cols: usize,
-    norm: Option<&Norm<Vector<R>>>,
-) -> Result<()> {
-    let Some(norm) = norm else { return Ok(()) };
-    check(op, "d_model", n_cols, norm.weight.len())?;
-    let n_bias = norm.bias.as_ref().map_or(n_cols, Vector::len);
-    check(op, "bias of the norm", n_cols, n_bias)
 }

@@ -4,16 +4,17 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use moeshard_tensor::checkpoint::HostTensor;
-use moeshard_tensor::checks::{check, check_segments};
+use moeshard_tensor::checks::{
+    check, check_attention, check_embedding, check_norm, check_segments,
+};
 use moeshard_tensor::collective::Collective;
 use moeshard_tensor::device::{
     Activation, AttentionShape, DenseFfn, Device, DeviceStats, EmbeddingRows, ExpertSlice,
-    HostMatrix, LinearWeights, Norm, Pooling, PositionRule, Result, RouterRule,
-    Routing as HostRouting,
+    HostMatrix, LinearWeights, Norm, Pooling, Result, RouterRule, Routing as HostRouting,
 };
 use moeshard_tensor::dtype::DType;
 
-use crate::arguments::{check_bias, check_dtype, check_linear, check_norm, check_shared};
+use crate::arguments::{check_bias, check_dtype, check_linear, check_shared};
 use crate::attention::Rotations;
 use crate::driver::Driver;
 use crate::gemm::Gemm;
@@ -247,22 +248,10 @@ impl<R: Driver> Device for CudaDevice<R> {
         rows: &[EmbeddingRows<'_, Table<R>>],
         norm: Option<&Norm<Vector<R>>>,
     ) -> Result<Tensor> {
-        check(
-            "embed",
-            "tables",
-            rows.len().clamp(1, MOST_TABLES),
-            rows.len(),
-        )?;
-        let (n_tokens, n_cols) = (rows[0].row_idx.len(), rows[0].table.n_cols);
+        check("embed", "tables", rows.len().min(MOST_TABLES), rows.len())?;
+        let [n_tokens, n_cols] = check_embedding(rows, |t: &Table<R>| [t.n_rows, t.n_cols])?;
         check("embed", "n_tokens", n_tokens.min(MOST_TOKENS), n_tokens)?;
-        for part in rows {
-            check("embed", "n_tokens", n_tokens, part.row_idx.len())?;
-            check("embed", "d_model", n_cols, part.table.n_cols)?;
-            let largest = part.row_idx.iter().max().map_or(0, |&i| i as usize + 1);
-            let n_rows = part.table.n_rows;
-            check("embed", "n_rows", n_rows, largest.max(n_rows))?;
-        }
-        check_norm("embed", n_cols, norm)?;
+        check_norm("embed", n_cols, norm, Vector::len)?;
         let (dtype, n_padded) = (self.config.dtype, padded(n_tokens));
         let mut args = Vec::new();
         for j in 0..MOST_TABLES {
@@ -290,7 +279,7 @@ impl<R: Driver> Device for CudaDevice<R> {
     }
 
     fn norm(&self, x: &Tensor, norm: &Norm<Vector<R>>) -> Result<Tensor> {
-        check_norm("norm", x.n_cols, Some(norm))?;
+        check_norm("norm", x.n_cols, Some(norm), Vector::len)?;
         let out = self.rows(x.n_padded, x.n_cols, x.dtype);
         let rows = self.summed(x);
         self.norm_rows(
@@ -324,7 +313,7 @@ impl<R: Driver> Device for CudaDevice<R> {
             check("linear", "residual columns", w.n_out, residual.n_cols)?;
             check_dtype("linear", x.dtype, residual.dtype)?;
         }
-        check_norm("linear", w.n_out, norm)?;
+        check_norm("linear", w.n_out, norm, Vector::len)?;
         let out = self.multiply(x, &linear, activation, None, residual);
         self.norm_in_place(&out, norm);
         self.noted()?;
@@ -360,7 +349,7 @@ impl<R: Driver> Device for CudaDevice<R> {
             down.weight.n_out,
             residual.n_cols,
         )?;
-        check_norm("ffn", down.weight.n_out, norm)?;
+        check_norm("ffn", down.weight.n_out, norm, Vector::len)?;
         let hidden = match &ffn.gate {
             Some(gate) => {
                 let gate = self.multiply(x, gate, ffn.activation, None, None);
@@ -384,7 +373,7 @@ impl<R: Driver> Device for CudaDevice<R> {
         check("add", "n_rows", x.n_rows, residual.n_rows)?;
         check("add", "n_cols", x.n_cols, residual.n_cols)?;
         check("add", "bias", x.n_cols, bias.map_or(x.n_cols, Vector::len))?;
-        check_norm("add", x.n_cols, norm)?;
+        check_norm("add", x.n_cols, norm, Vector::len)?;
         check_dtype("add", x.dtype, residual.dtype)?;
         let residual = self.summed(residual);
         let plus = Word::piece(&residual);
@@ -411,14 +400,9 @@ impl<R: Driver> Device for CudaDevice<R> {
         shape: &AttentionShape,
         bias: Option<&Vector<R>>,
     ) -> Result<Tensor> {
+        let n_bias = bias.map_or(0, Vector::len);
+        check_attention([qkv.n_rows, qkv.n_cols], cu_seqlens, shape, n_bias)?;
         let width = shape.n_heads * shape.head_dim;
-        check("attention", "3 · n_heads · head_dim", 3 * width, qkv.n_cols)?;
-        check_segments("attention", cu_seqlens, qkv.n_rows)?;
-        let n_bias = match shape.position {
-            PositionRule::RelativeBias { n_buckets, .. } => n_buckets * shape.n_heads,
-            _ => 0,
-        };
-        check("attention", "bias", n_bias, bias.map_or(0, Vector::len))?;
         let out = self.attend(qkv, cu_seqlens, shape, bias)?;
         self.tensor(
             Content::Rows(out),

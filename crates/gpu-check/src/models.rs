@@ -40,58 +40,58 @@ pub(crate) enum Family {
 }
 
 impl ModelShape {
+    /// What the published models have in common, as Switch-base-128 has the rest.
+    const BASE: Self = Self {
+        name: "",
+        family: Family::Switch,
+        d_model: 768,
+        d_ff: 3072,
+        n_heads: 12,
+        n_layers: 12,
+        n_experts: 128,
+        vocab_size: 32_128,
+        batches: &[(250, 120), (10, 120), (1, 16)],
+        block: BLOCK,
+    };
+
     pub(crate) const GPU: [Self; 2] = [
         Self {
             name: "Switch-base-128",
-            family: Family::Switch,
-            d_model: 768,
-            d_ff: 3072,
-            n_heads: 12,
-            n_layers: 12,
-            n_experts: 128,
-            vocab_size: 32_128,
-            batches: &[(250, 120), (10, 120), (1, 16)],
-            block: BLOCK,
+            ..Self::BASE
         },
         Self {
             name: "nomic-embed-text-v2-moe",
             family: Family::Nomic,
-            d_model: 768,
-            d_ff: 3072,
-            n_heads: 12,
-            n_layers: 12,
             n_experts: 8,
             vocab_size: 250_048,
             batches: &[(1, 16), (16, 128), (128, 128), (256, 128)],
-            block: BLOCK,
+            ..Self::BASE
         },
     ];
+
+    #[cfg(feature = "emulated")]
+    const LITTLE: Self = Self {
+        d_model: 32,
+        d_ff: 32,
+        n_heads: 1,
+        n_layers: 2,
+        n_experts: 3,
+        vocab_size: 50,
+        batches: &[(2, 3)],
+        block: 1 << 12,
+        ..Self::BASE
+    };
 
     #[cfg(feature = "emulated")]
     pub(crate) const TINY: [Self; 2] = [
         Self {
             name: "Switch",
-            family: Family::Switch,
-            d_model: 32,
-            d_ff: 32,
-            n_heads: 1,
-            n_layers: 2,
-            n_experts: 3,
-            vocab_size: 50,
-            batches: &[(2, 3)],
-            block: 1 << 12,
+            ..Self::LITTLE
         },
         Self {
             name: "nomic",
             family: Family::Nomic,
-            d_model: 32,
-            d_ff: 32,
-            n_heads: 1,
-            n_layers: 2,
-            n_experts: 3,
-            vocab_size: 50,
-            batches: &[(2, 3)],
-            block: 1 << 12,
+            ..Self::LITTLE
         },
     ];
 

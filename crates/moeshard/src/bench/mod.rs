@@ -77,11 +77,13 @@ fn on_cpu(config: &BenchConfig, opened: Opened) -> Result<Report> {
         kernels: cores.isa.to_string(),
         n_threads: Some(cores.n_threads),
     };
-    let mut report = Report::new(opened.name, machine, peak);
-    for (&shape, measured) in config.shapes.iter().zip(&measured) {
-        report.add(shape, measured);
-    }
-    Ok(report)
+    Ok(Report::new(
+        opened.name,
+        machine,
+        peak,
+        &config.shapes,
+        &measured,
+    ))
 }
 
 /// On one GPU, beside what it could do at most.
@@ -108,9 +110,11 @@ fn on_gpu<R: Driver>(
         kernels: compute.device.kernels(),
         n_threads: None,
     };
-    let mut report = Report::new(opened.name, machine, peak);
-    for (&shape, measured) in config.shapes.iter().zip(&measured) {
-        report.add(shape, measured);
-    }
-    Ok(report)
+    Ok(Report::new(
+        opened.name,
+        machine,
+        peak,
+        &config.shapes,
+        &measured,
+    ))
 }

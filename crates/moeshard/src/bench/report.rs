@@ -124,19 +124,29 @@ impl Peak {
 }
 
 impl Report {
-    /// A report without shapes.
-    pub(super) fn new(model: String, machine: Machine, peak: Peak) -> Self {
-        Self {
+    /// A report of what was measured of each shape.
+    pub(super) fn new(
+        model: String,
+        machine: Machine,
+        peak: Peak,
+        shapes: &[Shape],
+        measured: &[Measured],
+    ) -> Self {
+        let mut report = Self {
             version: env!("CARGO_PKG_VERSION"),
             model,
             machine,
             peak,
             shapes: Vec::new(),
+        };
+        for (&shape, measured) in shapes.iter().zip(measured) {
+            report.add(shape, measured);
         }
+        report
     }
 
     /// Appends a shape.
-    pub(super) fn add(&mut self, shape: Shape, measured: &Measured) {
+    fn add(&mut self, shape: Shape, measured: &Measured) {
         let forward = median(&measured.forwards);
         let report = |measure| OperationReport::new(measure, forward, &self.peak);
         let mut operations: Vec<_> = measured.operations.iter().map(report).collect();

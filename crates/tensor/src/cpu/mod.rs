@@ -30,12 +30,11 @@ pub use table::Table;
 pub use tensor::Tensor;
 
 use crate::checkpoint::HostTensor;
-use crate::checks::{check, check_segments};
+use crate::checks::{check, check_attention, check_embedding, check_norm, check_segments};
 use crate::collective::Collective;
 use crate::device::{
     Activation, AttentionShape, DenseFfn, Device, DeviceError, DeviceStats, EmbeddingRows,
-    ExpertSlice, HostMatrix, LinearWeights, Norm, Pooling, PositionRule, Result, RouterRule,
-    Routing,
+    ExpertSlice, HostMatrix, LinearWeights, Norm, Pooling, Result, RouterRule, Routing,
 };
 use crate::dtype::DType;
 use compute::Compute;
@@ -189,31 +188,9 @@ impl Device for CpuDevice {
         rows: &[EmbeddingRows<'_, Table>],
         norm: Option<&Norm<Vec<f32>>>,
     ) -> Result<Tensor> {
-        let first = rows.first().ok_or(DeviceError::Shape {
-            op: "embed",
-            dim: "tables",
-            expected: 1,
-            got: 0,
-        })?;
-        let (n_tokens, n_cols) = (first.row_idx.len(), first.table.n_cols());
+        let [n_tokens, n_cols] = check_embedding(rows, |t: &Table| [t.n_rows(), t.n_cols()])?;
         let mut out = self.compute.arena.tensor(n_tokens, n_cols);
-        for part in rows {
-            check("embed", "n_tokens", n_tokens, part.row_idx.len())?;
-            check("embed", "d_model", n_cols, part.table.n_cols())?;
-            let (expected, largest) = (part.table.n_rows(), part.row_idx.iter().max());
-            if let Some(got) = largest
-                .map(|&i| i as usize + 1)
-                .filter(|&got| got > expected)
-            {
-                return Err(DeviceError::Shape {
-                    op: "embed",
-                    dim: "n_rows",
-                    expected,
-                    got,
-                });
-            }
-        }
-        check_norm("embed", n_cols, norm)?;
+        check_norm("embed", n_cols, norm, Vec::len)?;
         let isa = self.config.isa;
         self.compute.for_each_row(&mut out, |token, out| {
             out.fill(0.0);
@@ -229,7 +206,7 @@ impl Device for CpuDevice {
     }
 
     fn norm(&self, x: &Tensor, norm: &Norm<Vec<f32>>) -> Result<Tensor> {
-        check_norm("norm", x.n_cols, Some(norm))?;
+        check_norm("norm", x.n_cols, Some(norm), Vec::len)?;
         let mut out = self.compute.arena.tensor(x.n_rows, x.n_cols);
         let isa = self.config.isa;
         self.compute.for_each_row(&mut out, |i, out| {
@@ -255,7 +232,7 @@ impl Device for CpuDevice {
             check("linear", "residual rows", x.n_rows, residual.n_rows)?;
             check("linear", "residual columns", w.n_out(), residual.n_cols)?;
         }
-        check_norm("linear", w.n_out(), norm)?;
+        check_norm("linear", w.n_out(), norm, Vec::len)?;
         let mut out = self.compute.arena.tensor(x.n_rows, w.n_out());
         let layer = Layer {
             matrix: w,
@@ -304,7 +281,7 @@ impl Device for CpuDevice {
         }
         check("residual rows", x.n_rows, residual.n_rows)?;
         check("residual columns", w_out.n_out(), residual.n_cols)?;
-        check_norm("ffn", w_out.n_out(), norm)?;
+        check_norm("ffn", w_out.n_out(), norm, Vec::len)?;
         let mut out = self.compute.arena.tensor(x.n_rows, w_out.n_out());
         let weights = FfnWeights {
             up: Layer::of(&ffn.up),
@@ -333,7 +310,7 @@ impl Device for CpuDevice {
         check("add", "n_rows", x.n_rows, residual.n_rows)?;
         check("add", "n_cols", x.n_cols, residual.n_cols)?;
         check("add", "bias", x.n_cols, bias.map_or(x.n_cols, Vec::len))?;
-        check_norm("add", x.n_cols, norm)?;
+        check_norm("add", x.n_cols, norm, Vec::len)?;
         let isa = self.config.isa;
         self.compute.for_each_row(x, |i, row| {
             row.iter_mut()
@@ -356,15 +333,9 @@ impl Device for CpuDevice {
         shape: &AttentionShape,
         bias: Option<&Vec<f32>>,
     ) -> Result<Tensor> {
-        let width = shape.n_heads * shape.head_dim;
-        check("attention", "3 · n_heads · head_dim", 3 * width, qkv.n_cols)?;
-        check_segments("attention", cu_seqlens, qkv.n_rows)?;
-        let n_bias = match shape.position {
-            PositionRule::RelativeBias { n_buckets, .. } => n_buckets * shape.n_heads,
-            _ => 0,
-        };
         let bias = bias.map_or(&[][..], Vec::as_slice);
-        check("attention", "bias", n_bias, bias.len())?;
+        check_attention([qkv.n_rows, qkv.n_cols], cu_seqlens, shape, bias.len())?;
+        let width = shape.n_heads * shape.head_dim;
         let mut out = self.compute.arena.tensor(qkv.n_rows, width);
         attention::attention(
             &self.compute,
@@ -503,16 +474,4 @@ impl Device for CpuDevice {
     fn stats(&self) -> DeviceStats {
         self.counters.read()
     }
-}
-
-/// Checks that a norm, if there is one, is of this width.
-fn check_norm(op: &'static str, n_cols: usize, norm: Option<&Norm<Vec<f32>>>) -> Result<()> {
-    let Some(norm) = norm else { return Ok(()) };
-    check(op, "d_model", n_cols, norm.weight.len())?;
-    check(
-        op,
-        "bias of the norm",
-        n_cols,
-        norm.bias.as_ref().map_or(n_cols, Vec::len),
-    )
 }

@@ -34,6 +34,16 @@ pub enum Scale {
     Large,
 }
 
+/// Whether a row goes through the same kernels whatever the size of its batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paths {
+    /// Always: a sequence alone has the bits that it has among others.
+    One,
+    /// In float32 alone. In 16 bits kernels are chosen by the number of rows, and add up in orders of their
+    /// own.
+    Several,
+}
+
 /// What came of one case.
 #[derive(Clone, Debug)]
 pub struct Case {
@@ -47,16 +57,16 @@ pub struct Case {
 
 /// Checks everything that a device of this dtype must do, and shows each case as it ends.
 ///
-/// The same seed gives the same inputs. Nothing here panics: an error of the device, and a panic of
+/// `paths` says what the device promises of batches. The same seed gives the same inputs. Nothing here panics: an error of the device, and a panic of
 /// it, is a failed case.
 pub fn run<D: Device>(
     device: &D,
     dtype: DType,
-    scale: Scale,
+    (scale, paths): (Scale, Paths),
     seed: u64,
     each: &mut dyn FnMut(&Case),
 ) -> Vec<Case> {
-    let mut suite = Suite::new(device, dtype, scale, seed, each);
+    let mut suite = Suite::new(device, dtype, (scale, paths), seed, each);
     cases::all(&mut suite);
     suite.into_cases()
 }

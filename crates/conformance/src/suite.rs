@@ -6,7 +6,7 @@ use moeshard_tensor::device::{Device, DeviceError};
 use moeshard_tensor::dtype::DType;
 
 use crate::inputs::Inputs;
-use crate::{Case, Scale};
+use crate::{Case, Paths, Scale};
 
 /// Why a case failed, in a sentence with what was expected and what was found.
 #[derive(Debug)]
@@ -39,6 +39,7 @@ pub(crate) struct Suite<'a, D> {
     device: &'a D,
     pub(crate) dtype: DType,
     pub(crate) scale: Scale,
+    pub(crate) paths: Paths,
     seed: u64,
     each: &'a mut dyn FnMut(&Case),
     cases: Vec<Case>,
@@ -48,7 +49,7 @@ impl<'a, D: Device> Suite<'a, D> {
     pub(crate) fn new(
         device: &'a D,
         dtype: DType,
-        scale: Scale,
+        (scale, paths): (Scale, Paths),
         seed: u64,
         each: &'a mut dyn FnMut(&Case),
     ) -> Self {
@@ -56,6 +57,7 @@ impl<'a, D: Device> Suite<'a, D> {
             device,
             dtype,
             scale,
+            paths,
             seed,
             each,
             cases: Vec::new(),

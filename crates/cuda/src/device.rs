@@ -199,7 +199,7 @@ impl<R: Driver> Device for CudaDevice<R> {
     }
 
     fn load_vector(&self, parts: &[HostTensor<'_>]) -> Result<Vector<R>> {
-        Vector::load(&self.heap, parts)
+        Vector::load(&self.heap, self.config.dtype, parts)
     }
 
     fn load_table(&self, host: &HostTensor<'_>) -> Result<Table<R>> {

@@ -20,8 +20,10 @@ const BOX: [u32; 2] = [128, 64];
 /// Which kernels products in 16 bits run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gemm {
-    /// What suits the device and the product.
+    /// What suits the device and the product, the library where there is one included.
     Fitting,
+    /// What suits of the project's own.
+    Own,
     /// The kernel for every GPU from Ampere on.
     Ampere,
     /// The kernels for Hopper, wherever the matrix is wide enough.
@@ -32,7 +34,7 @@ impl Gemm {
     /// As `MOESHARD_CUDA_GEMM` says.
     ///
     /// # Errors
-    /// If it says something else than `ampere` or `hopper`.
+    /// If it says something else than `own`, `ampere` or `hopper`.
     pub(crate) fn from_env() -> Result<Self> {
         match env::var_os(VARIABLE) {
             None => Ok(Self::Fitting),
@@ -42,10 +44,11 @@ impl Gemm {
 
     fn parse(value: &str) -> Result<Self> {
         match value {
+            "own" => Ok(Self::Own),
             "ampere" => Ok(Self::Ampere),
             "hopper" => Ok(Self::Hopper),
             _ => Err(DeviceError::SetUp(format!(
-                "{VARIABLE} is ampere or hopper, found {value:?}"
+                "{VARIABLE} is own, ampere or hopper, found {value:?}"
             ))),
         }
     }
@@ -68,7 +71,7 @@ impl<R: Driver> Map<R> {
     ) -> Result<Self> {
         let is_narrow = n_cols < BOX[1] as usize || n_rows == 0;
         let is_wanted = match gemm {
-            Gemm::Fitting => heap.driver.properties().capability == HOPPER,
+            Gemm::Fitting | Gemm::Own => heap.driver.properties().capability == HOPPER,
             Gemm::Ampere => false,
             Gemm::Hopper => true,
         };
@@ -102,11 +105,12 @@ mod tests {
 
     #[test]
     fn a_kernel_is_named_or_refused() {
+        assert_eq!(Gemm::parse("own"), Ok(Gemm::Own));
         assert_eq!(Gemm::parse("ampere"), Ok(Gemm::Ampere));
         assert_eq!(Gemm::parse("hopper"), Ok(Gemm::Hopper));
         for other in ["", "Hopper", "volta"] {
             let error = Gemm::parse(other).expect_err("no such kernel");
-            let expected = format!("{VARIABLE} is ampere or hopper, found {other:?}");
+            let expected = format!("{VARIABLE} is own, ampere or hopper, found {other:?}");
             assert!(error.to_string().contains(&expected), "{error}");
         }
     }

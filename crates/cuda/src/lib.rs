@@ -5,7 +5,8 @@
 //! on; `weights` and `experts` are what is loaded; [`CudaDevice`] turns each operation into launches of
 //! the kernels in `kernels/cuda`.
 //!
-//! Nothing is linked against: the driver is found when the program runs, and no other library is needed.
+//! Nothing is linked against: the driver is found when the program runs, and no other library is needed;
+//! [`libraries`] says which are used where they are found.
 
 mod arguments;
 mod attention;
@@ -14,6 +15,7 @@ pub mod driver;
 mod exchange;
 mod experts;
 mod gemm;
+pub mod libraries;
 mod memory;
 mod moe;
 mod operations;

@@ -196,7 +196,7 @@ impl<R: Driver> CudaDevice<R> {
         let rows = self.summed(x);
         let other = |other: Option<&Tensor>| other.map(|other| self.summed(other));
         let (times, plus) = (other(times), other(plus));
-        self.product(&Product {
+        let product = Product {
             dtype: x.dtype,
             x: Word::piece(&rows),
             weight: Word::address(matrix.buffer.at()),
@@ -210,7 +210,10 @@ impl<R: Driver> CudaDevice<R> {
             times: word(times.as_ref()),
             plus: word(plus.as_ref()),
             out: Word::piece(&out),
-        });
+        };
+        if !self.product_of_library(&product, w.bias) {
+            self.product(&product);
+        }
         Tensor {
             content: Content::Rows(out),
             dtype: x.dtype,

@@ -1,13 +1,15 @@
-//! Products of rows with matrices: one launch each.
+//! Products of rows with matrices: one launch each, of a kernel of ours or, where there is one, of the library.
 
 use moeshard_tensor::device::Activation;
 use moeshard_tensor::dtype::DType;
 
 use crate::device::CudaDevice;
 use crate::driver::Driver;
+use crate::driver::cublaslt::{self, Dense};
 use crate::gemm::Gemm;
 use crate::operations::{named, words};
 use crate::pass::Word;
+use crate::weights::{COLS, Vector};
 
 /// How a kernel of products is launched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +92,62 @@ impl<R: Driver> CudaDevice<R> {
             &args[..args.len() - usize::from(!shape.takes_map)],
         );
     }
+
+    /// Notes a product of the library, if there is one that takes it.
+    pub(crate) fn product_of_library(&self, product: &Product, bias: Option<&Vector<R>>) -> bool {
+        let Some(library) = self.driver.cublaslt() else {
+            return false;
+        };
+        let Some(kernel) = cublaslt::kernel(product.dtype) else {
+            return false;
+        };
+        let Some(bias) = bias.map_or(Some(0), Vector::in_dtype) else {
+            return false;
+        };
+        let Some(dense) = suits_library(product, self.gemm) else {
+            return false;
+        };
+        if !library.takes(&dense, bias) {
+            return false;
+        }
+        let args = words![
+            product.x,
+            product.weight,
+            Word::address(bias),
+            product.plus,
+            product.out,
+            product.n_rows,
+            product.n,
+            product.k,
+            product.activation as u32,
+        ];
+        self.launch_with(kernel, [1, 1], 1, 0, &args);
+        true
+    }
+}
+
+/// What to ask the library for. Few rows are about reading weights, which a kernel of ours does.
+fn suits_library(product: &Product, gemm: Gemm) -> Option<Dense> {
+    let has_plus = product.plus != Word::NULL;
+    // Rows that begin at multiples of 16 bytes, which every algorithm takes.
+    let is_aligned = product.n.is_multiple_of(COLS) && product.k.is_multiple_of(COLS);
+    let suits = gemm == Gemm::Fitting
+        && product.groups.is_none()
+        && product.times == Word::NULL
+        && product.n_rows > FEWEST_ROWS
+        && is_aligned
+        && cublaslt::ACTIVATIONS.contains(&product.activation)
+        // The library adds before the activation, our kernels after it.
+        && (product.activation == Activation::Identity || !has_plus);
+    suits.then_some(Dense {
+        dtype: product.dtype,
+        n_rows: product.n_rows,
+        n: product.n,
+        k: product.k,
+        has_bias: product.bias != Word::NULL,
+        activation: product.activation,
+        has_plus,
+    })
 }
 
 /// Rows up to which a product is about reading weights. Not measured yet.
@@ -118,7 +176,7 @@ fn shape_of(product: &Product, gemm: Gemm, n_multiprocessors: usize) -> Shape {
             takes_map: true,
         };
     }
-    if dtype != DType::F32 && n_rows <= FEWEST_ROWS && gemm == Gemm::Fitting {
+    if dtype != DType::F32 && n_rows <= FEWEST_ROWS && matches!(gemm, Gemm::Fitting | Gemm::Own) {
         return Shape {
             kernel: named!("grouped_gemm_thin", dtype),
             n_rows: 16,

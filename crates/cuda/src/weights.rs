@@ -118,20 +118,28 @@ impl<R: Driver> Matrix<R> {
 pub struct Vector<R: Driver> {
     pub(crate) buffer: Buffer<R>,
     pub(crate) host: Vec<f32>,
+    /// The same in the device's dtype, for the library, if there is one and the dtype holds it exactly.
+    in_dtype: Option<Buffer<R>>,
     /// T5's biases of each head by distance, made when they are first needed: the largest distance, and the
     /// table.
     pub(crate) by_distance: RefCell<Vec<(usize, Buffer<R>)>>,
 }
 
 impl<R: Driver> Vector<R> {
-    pub(crate) fn load(heap: &Rc<Heap<R>>, parts: &[HostTensor<'_>]) -> Result<Self> {
+    pub(crate) fn load(heap: &Rc<Heap<R>>, dtype: DType, parts: &[HostTensor<'_>]) -> Result<Self> {
         let mut host = Vec::new();
         for (part_idx, part) in parts.iter().enumerate() {
             check_finite(part, DType::F32, part_idx)?;
             host.extend(part.to_f32());
         }
+        let is_wanted = heap.driver.cublaslt().is_some() && dtype != DType::F32;
+        let bytes = is_wanted.then(|| rounded(&host, dtype, 0));
+        let bytes = bytes
+            .and_then(Result::ok)
+            .filter(|bytes| widened(bytes, dtype) == host);
         Ok(Self {
             buffer: Buffer::of(heap, bytemuck::cast_slice(&host))?,
+            in_dtype: bytes.map(|bytes| Buffer::of(heap, &bytes)).transpose()?,
             host,
             by_distance: RefCell::default(),
         })
@@ -139,6 +147,11 @@ impl<R: Driver> Vector<R> {
 
     pub(crate) fn len(&self) -> usize {
         self.host.len()
+    }
+
+    /// Where the library finds it, if it can be told of it.
+    pub(crate) fn in_dtype(&self) -> Option<Address> {
+        self.in_dtype.as_ref().map(Buffer::at)
     }
 }
 

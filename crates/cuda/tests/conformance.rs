@@ -1,6 +1,6 @@
 //! The emulated device computes what every device must.
 
-use moeshard_conformance::{Scale, run};
+use moeshard_conformance::{Paths, Scale, run};
 use moeshard_cuda::driver::emulated::Emulated;
 use moeshard_cuda::{CudaConfig, CudaDevice};
 use moeshard_tensor::collective::Solo;
@@ -10,7 +10,7 @@ fn check(dtype: DType) {
     let config = CudaConfig { dtype };
     let device = CudaDevice::new(config, Emulated::new(), Box::new(Solo)).expect("a device");
     let mut failures = Vec::new();
-    let cases = run(&device, dtype, Scale::Small, 1, &mut |case| {
+    let cases = run(&device, dtype, (Scale::Small, Paths::One), 1, &mut |case| {
         if let Err(reason) = &case.outcome {
             failures.push(format!("{}: {reason}", case.name));
         }

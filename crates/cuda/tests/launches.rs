@@ -96,6 +96,7 @@ impl Layer {
         );
         let counts = Counts {
             n_launches: after.n_launches - before.n_launches,
+            n_library: after.n_library - before.n_library,
             n_replays: after.n_replays - before.n_replays,
             n_captures: after.n_captures - before.n_captures,
             n_allocations: after.n_allocations - before.n_allocations,

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use moeshard_cuda::driver::{Properties, gpu};
+use moeshard_cuda::libraries::{self, Library};
 use moeshard_tensor::cpu::Isa;
 
 use crate::display::size;
@@ -37,11 +38,12 @@ pub fn run(args: DoctorArgs) -> Result<()> {
     line("cores", &n_cores.to_string())?;
     line("memory", &memory())?;
     line("kernels", &kernels())?;
-    line("NVIDIA driver", &machine::nvidia_driver().to_string())?;
+    line("NVIDIA driver", &library(libraries::DRIVER))?;
     if let Some(version) = machine::nvidia_kernel_module() {
         line("", &version)?;
     }
-    line("NCCL", &machine::nccl().to_string())?;
+    line("cuBLASLt", &library(libraries::CUBLASLT))?;
+    line("NCCL", &library(libraries::NCCL))?;
     line("CUDA kernels", &cuda_kernels())?;
     for gpu in gpus() {
         line("GPU", &gpu)?;
@@ -73,6 +75,14 @@ fn kernels() -> String {
         Isa::detect(),
         available.join(", ")
     )
+}
+
+/// Where it is, or where it was looked for.
+fn library(library: Library) -> String {
+    match library.find(None) {
+        Ok(path) => format!("found: {}", path.display()),
+        Err(missing) => missing.to_string(),
+    }
 }
 
 fn cuda_kernels() -> String {

@@ -1,76 +1,12 @@
 //! What this machine has, and where its user keeps things.
 
 use std::env;
-use std::fmt;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread::available_parallelism;
 
 /// Where the hub is unless `HF_ENDPOINT` says otherwise.
 const HUB: &str = "https://huggingface.co";
-
-/// Where distributions put the libraries of the NVIDIA driver and of CUDA.
-const LIBRARY_DIRS: [&str; 9] = [
-    "/usr/lib/x86_64-linux-gnu",
-    "/usr/lib/aarch64-linux-gnu",
-    "/usr/lib64",
-    "/usr/lib",
-    "/usr/local/lib",
-    "/usr/local/nvidia/lib64",
-    "/usr/local/cuda/lib64",
-    "/usr/local/cuda/compat",
-    "/usr/lib/wsl/lib",
-];
-
-/// A shared library, found or not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Library {
-    /// What it is, for people.
-    pub what: &'static str,
-    /// Its file name.
-    pub file: &'static str,
-    /// Where it is.
-    pub path: Option<PathBuf>,
-}
-
-impl fmt::Display for Library {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.path {
-            Some(path) => write!(f, "{} found: {}", self.what, path.display()),
-            None => write!(
-                f,
-                "no {} found: {} is neither in LD_LIBRARY_PATH nor in {}",
-                self.what,
-                self.file,
-                LIBRARY_DIRS.join(", ")
-            ),
-        }
-    }
-}
-
-/// The driver of NVIDIA GPUs.
-#[must_use]
-pub fn nvidia_driver() -> Library {
-    library("NVIDIA driver", "libcuda.so.1")
-}
-
-/// The library by which several GPUs talk.
-#[must_use]
-pub fn nccl() -> Library {
-    library("NCCL", "libnccl.so.2")
-}
-
-/// Looks for a library by its file alone: loading it would run its code.
-fn library(what: &'static str, file: &'static str) -> Library {
-    let named = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let named: Vec<PathBuf> = env::split_paths(&named).collect();
-    let dirs = named
-        .iter()
-        .map(PathBuf::as_path)
-        .chain(LIBRARY_DIRS.map(Path::new));
-    let path = dirs.map(|dir| dir.join(file)).find(|path| path.is_file());
-    Library { what, file, path }
-}
 
 /// Version of the running NVIDIA kernel module, if there is one.
 #[must_use]

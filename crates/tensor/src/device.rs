@@ -12,7 +12,7 @@ use crate::collective::CollectiveError;
 use crate::dtype::DType;
 
 /// Elementwise function applied to the result of a matrix product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// `x`
     Identity,

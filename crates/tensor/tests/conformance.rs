@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use moeshard_conformance::{Case, Scale, run};
+use moeshard_conformance::{Case, Paths, Scale, run};
 use moeshard_tensor::collective::Solo;
 use moeshard_tensor::cpu::{CpuConfig, CpuDevice, Isa};
 use moeshard_tensor::dtype::DType;
@@ -17,7 +17,7 @@ fn failures(config: CpuConfig, scale: Scale) -> Vec<String> {
     );
     let started = Instant::now();
     let device = CpuDevice::new(config, Box::new(Solo)).expect("device");
-    let cases = run(&device, config.dtype, scale, 1, &mut |_| ());
+    let cases = run(&device, config.dtype, (scale, Paths::One), 1, &mut |_| ());
     let worst = cases.iter().max_by(|a, b| a.worst.total_cmp(&b.worst));
     let Case { name, worst, .. } = worst.expect("a suite has cases");
     println!(

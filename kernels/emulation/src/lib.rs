@@ -69,6 +69,17 @@ unsafe extern "C" {
         args: *mut *mut c_void,
         n_args: usize,
     ) -> c_int;
+
+    fn moeshard_emulated_cublaslt(name: *const c_char) -> *const c_void;
+}
+
+/// A function that stands in for cuBLASLt's of that name, with its signature, on memory of the process.
+#[must_use]
+pub fn cublaslt_function(name: &str) -> Option<*const c_void> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the name ends with zero.
+    let function = unsafe { moeshard_emulated_cublaslt(name.as_ptr()) };
+    (!function.is_null()).then_some(function)
 }
 
 /// Runs a kernel; `args` point to its arguments in order, as for `cuLaunchKernel`.

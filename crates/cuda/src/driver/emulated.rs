@@ -9,6 +9,7 @@ use moeshard_emulation as emulation;
 use moeshard_tensor::device::{DeviceError, Result};
 use moeshard_tensor::dtype::DType;
 
+use super::cublaslt::{CublasLt, WORKSPACE_BYTES};
 use super::{Address, Driver, Launch, Properties, TENSOR_MAP_BYTES};
 
 const ALIGNMENT: usize = 256;
@@ -20,6 +21,7 @@ pub struct Emulated {
     /// Bytes that may be taken altogether.
     most_bytes: Cell<usize>,
     counts: Cell<Counts>,
+    cublaslt: Option<CublasLt>,
 }
 
 /// What an emulated device was asked for.
@@ -27,6 +29,8 @@ pub struct Emulated {
 pub struct Counts {
     /// Kernels that ran, in graphs or not.
     pub n_launches: u64,
+    /// Those that were products of the library.
+    pub n_library: u64,
     /// Graphs that ran.
     pub n_replays: u64,
     /// Graphs that were captured.
@@ -58,7 +62,19 @@ impl Emulated {
             layouts: RefCell::default(),
             most_bytes: Cell::new(usize::MAX),
             counts: Cell::default(),
+            cublaslt: None,
         }
+    }
+
+    /// One that has a library for products.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn with_cublaslt() -> Result<Self> {
+        let mut driver = Self::new();
+        let workspace = driver.allocate(WORKSPACE_BYTES)?;
+        driver.cublaslt = Some(CublasLt::emulated(workspace)?);
+        Ok(driver)
     }
 
     /// Lets no more than so many bytes be taken from now on, what is taken already included.
@@ -97,6 +113,10 @@ impl Driver for Emulated {
 
     fn properties(&self) -> &Properties {
         &self.properties
+    }
+
+    fn cublaslt(&self) -> Option<&CublasLt> {
+        self.cublaslt.as_ref()
     }
 
     fn allocate(&self, n_bytes: usize) -> Result<Address> {
@@ -154,20 +174,27 @@ impl Driver for Emulated {
     }
 
     unsafe fn launch(&self, launch: &Launch) -> Result<()> {
+        self.count(|counts| counts.n_launches += 1);
+        if let Some(library) = &self.cublaslt
+            // SAFETY: the caller's promise.
+            && let Some(done) = unsafe { library.launch(launch, std::ptr::null_mut()) }
+        {
+            self.count(|counts| counts.n_library += 1);
+            return done;
+        }
         let [x, y] = launch.grid;
         let shape = emulation::Launch {
             grid: [x, y, 1],
             block: [launch.threads, 1, 1],
             shared_bytes: launch.shared_bytes as usize,
             // Another order of threads each time.
-            seed: self.counts.get().n_launches,
+            seed: self.counts.get().n_launches - 1,
         };
         let mut args = launch.args;
         let mut args: Vec<*mut c_void> = args[..launch.n_args]
             .iter_mut()
             .map(|arg| std::ptr::from_mut(arg).cast())
             .collect();
-        self.count(|counts| counts.n_launches += 1);
         // SAFETY: the caller's promise; numbers of four bytes are the lower half of little-endian words.
         let result = unsafe { emulation::launch(launch.kernel, &shape, &mut args) };
         result.map_err(|error| DeviceError::Failed {

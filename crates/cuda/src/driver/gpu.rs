@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::path::Path;
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -12,6 +13,7 @@ use moeshard_kernels::{CUDA_VERSION, IMAGES};
 use moeshard_tensor::device::{DeviceError, Result};
 use moeshard_tensor::dtype::DType;
 
+use super::cublaslt::{CublasLt, WORKSPACE_BYTES};
 use super::{Address, Driver, HOPPER, Launch, Properties, TENSOR_MAP_BYTES};
 
 /// Bytes of each of two pinned buffers: one is filled while the other is copied.
@@ -25,6 +27,9 @@ pub struct Gpu {
     modules: Vec<sys::CUmodule>,
     functions: RefCell<HashMap<&'static str, Function>>,
     staging: RefCell<Staging>,
+    cublaslt: Option<CublasLt>,
+    /// Of the library; 0 without one.
+    workspace: Address,
 }
 
 /// A kernel that is loaded.
@@ -149,7 +154,21 @@ impl Gpu {
             modules,
             functions: RefCell::new(functions),
             staging: RefCell::new(Staging::new().map_err(set_up)?),
+            cublaslt: None,
+            workspace: 0,
         })
+    }
+
+    /// Has products of dense layers computed by the cuBLASLt of this file, where it is faster.
+    ///
+    /// # Errors
+    /// [`DeviceError::SetUp`] if it does not load, [`DeviceError::Failed`] if there is no memory for it.
+    pub fn use_cublaslt(&mut self, path: &Path) -> Result<()> {
+        if self.workspace == 0 {
+            self.workspace = self.allocate(WORKSPACE_BYTES)?;
+        }
+        self.cublaslt = Some(CublasLt::open(path, self.workspace)?);
+        Ok(())
     }
 
     /// A kernel's handle, with leave to use as much shared memory.
@@ -246,6 +265,8 @@ impl Drop for Gpu {
         // SAFETY: nothing is used after this; errors of a driver that goes down have no one to go to.
         unsafe {
             let _ = result::stream::synchronize(self.stream);
+            self.cublaslt = None;
+            let _ = result::free_sync(self.workspace);
             for (buffer, event) in staging.buffers.iter().zip(staging.events) {
                 let _ = result::free_host(buffer.cast());
                 let _ = result::event::destroy(event);
@@ -278,6 +299,10 @@ impl Driver for Gpu {
 
     fn properties(&self) -> &Properties {
         &self.properties
+    }
+
+    fn cublaslt(&self) -> Option<&CublasLt> {
+        self.cublaslt.as_ref()
     }
 
     fn allocate(&self, n_bytes: usize) -> Result<Address> {
@@ -357,6 +382,12 @@ impl Driver for Gpu {
     }
 
     unsafe fn launch(&self, launch: &Launch) -> Result<()> {
+        if let Some(library) = &self.cublaslt
+            // SAFETY: the caller's promise.
+            && let Some(done) = unsafe { library.launch(launch, self.stream.cast()) }
+        {
+            return done;
+        }
         let function = self.function(launch)?;
         let mut words = launch.args;
         let mut args = words

@@ -2,12 +2,15 @@
 //!
 //! Two implement it: [`gpu`], the real one, and `emulated`, whose kernels run on the CPU.
 
+pub mod cublaslt;
 #[cfg(feature = "emulated")]
 pub mod emulated;
 pub mod gpu;
 
 use moeshard_tensor::device::Result;
 use moeshard_tensor::dtype::DType;
+
+use cublaslt::CublasLt;
 
 /// A place in the memory of a device.
 pub type Address = u64;
@@ -65,6 +68,9 @@ pub trait Driver {
     /// What the device is.
     fn properties(&self) -> &Properties;
 
+    /// The library for products, if there is one.
+    fn cublaslt(&self) -> Option<&CublasLt>;
+
     /// Takes memory, at least 256 bytes aligned, with arbitrary contents.
     ///
     /// # Errors
@@ -101,7 +107,7 @@ pub trait Driver {
     /// As for the trait.
     unsafe fn clear(&self, at: Address, n_bytes: usize) -> Result<()>;
 
-    /// Launches one kernel.
+    /// Launches one kernel, or a product of the library.
     ///
     /// # Safety
     /// As for the trait; arguments are those that the kernel takes.

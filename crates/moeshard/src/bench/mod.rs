@@ -17,9 +17,9 @@ use moeshard_cuda::peak::{self, Effort};
 use moeshard_engine::DeviceMaker;
 
 use crate::machine;
+use crate::model::{DeviceKind, Opened, cpu_ranks, gpu_ranks, open};
 #[cfg(feature = "emulated")]
-use crate::model::EmulatedRanks;
-use crate::model::{DeviceKind, GpuRanks, Opened, cpu_ranks, cuda_config, open};
+use crate::model::{EmulatedRanks, cuda_config};
 use measure::Bench;
 use report::{Machine, Peak, Report};
 
@@ -40,10 +40,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
     let report = match config.model.compute.device {
         DeviceKind::Cpu => on_cpu(&config, opened)?,
         DeviceKind::Cuda { n_gpus } => {
-            let gpus = GpuRanks {
-                config: cuda_config(&opened.model, &config.model.compute),
-                n_gpus,
-            };
+            let gpus = gpu_ranks(&opened.model, &config.model.compute, n_gpus);
             on_gpu(&config, opened, &gpus, Effort::GPU)?
         }
         #[cfg(feature = "emulated")]

@@ -66,6 +66,11 @@ pub struct ComputeArgs {
     #[arg(long, value_name = "N")]
     pub gpus: Option<usize>,
 
+    /// Folder of NVIDIA's libraries: cuBLASLt, where it is found, computes dense layers on GPUs
+    /// [default: wherever libraries and Python's packages are]
+    #[arg(long, value_name = "DIR")]
+    pub cuda_libs: Option<PathBuf>,
+
     /// Ranks that share every expert [default: 1]
     #[arg(long, value_name = "N")]
     pub ranks: Option<usize>,

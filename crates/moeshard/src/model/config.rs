@@ -1,8 +1,9 @@
 //! What the model's flags mean, checked before anything is downloaded or loaded.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use moeshard_cuda::driver::gpu;
+use moeshard_cuda::libraries::{CUBLASLT, Missing};
 use moeshard_encoder::shard::Strategy;
 use moeshard_tensor::device::Pooling;
 use moeshard_tensor::dtype::DType;
@@ -53,10 +54,12 @@ pub struct ModelConfig {
 }
 
 /// What to compute with.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ComputeConfig {
     /// What ranks compute on.
     pub device: DeviceKind,
+    /// The library for products on GPUs, if there is one.
+    pub cublaslt: Option<PathBuf>,
     /// Ranks that share the experts.
     pub n_ranks: usize,
     /// Threads of all ranks together.
@@ -102,6 +105,7 @@ impl TryFrom<ComputeArgs> for ComputeConfig {
         let sequence_capacity =
             ArgError::at_least_one_if_given("--expert-capacity", args.expert_capacity)?;
         Ok(Self {
+            cublaslt: cublaslt(device, args.cuda_libs.as_deref())?,
             device,
             n_ranks,
             n_threads,
@@ -110,6 +114,25 @@ impl TryFrom<ComputeArgs> for ComputeConfig {
             strategy: strategy(args.experts.as_deref(), args.capacity_factor, n_ranks)?,
             sequence_capacity,
         })
+    }
+}
+
+/// Where a folder is named, the library must be in it.
+fn cublaslt(device: DeviceKind, dir: Option<&Path>) -> Result<Option<PathBuf>, ArgError> {
+    let is_cuda = matches!(device, DeviceKind::Cuda { .. });
+    match dir {
+        None if is_cuda => Ok(CUBLASLT.find(None).ok()),
+        None => Ok(None),
+        Some(dir) if is_cuda => {
+            let missing = |missing: Missing| ArgError::other("--cuda-libs", missing.to_string());
+            CUBLASLT.find(Some(dir)).map(Some).map_err(missing)
+        }
+        Some(dir) => Err(ArgError::Needs {
+            flag: "--cuda-libs",
+            found: dir.display().to_string(),
+            needs: "--gpus",
+            instead: format!("--device {device}"),
+        }),
     }
 }
 

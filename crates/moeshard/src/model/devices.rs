@@ -1,6 +1,7 @@
 //! What the ranks compute on.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use moeshard_cuda::driver::gpu::Gpu;
@@ -84,10 +85,7 @@ pub(super) fn start(
             RankEngine::start(model, layout, cores, progress)
         }
         DeviceKind::Cuda { n_gpus } => {
-            let gpus = GpuRanks {
-                config: cuda_config(model, compute),
-                n_gpus,
-            };
+            let gpus = gpu_ranks(model, compute, n_gpus);
             RankEngine::start(model, layout, gpus, progress)
         }
         #[cfg(feature = "emulated")]
@@ -99,17 +97,22 @@ pub(super) fn start(
 }
 
 /// Ranks on GPUs, dealt out in turn.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct GpuRanks {
-    pub(crate) config: CudaConfig,
-    pub(crate) n_gpus: usize,
+    config: CudaConfig,
+    n_gpus: usize,
+    /// The library for products, if there is one.
+    cublaslt: Option<PathBuf>,
 }
 
 impl DeviceMaker for GpuRanks {
     type Device = CudaDevice<Gpu>;
 
     fn make(&self, collective: Box<dyn Collective>) -> Result<Self::Device, DeviceError> {
-        let gpu = Gpu::open(collective.rank() % self.n_gpus)?;
+        let mut gpu = Gpu::open(collective.rank() % self.n_gpus)?;
+        if let Some(path) = &self.cublaslt {
+            gpu.use_cublaslt(path)?;
+        }
         CudaDevice::new(self.config, gpu, collective)
     }
 }
@@ -126,6 +129,15 @@ impl DeviceMaker for EmulatedRanks {
     fn make(&self, collective: Box<dyn Collective>) -> Result<Self::Device, DeviceError> {
         let driver = moeshard_cuda::driver::emulated::Emulated::new();
         CudaDevice::new(self.0, driver, collective)
+    }
+}
+
+/// Ranks on so many GPUs.
+pub(crate) fn gpu_ranks(model: &Model, compute: &ComputeConfig, n_gpus: usize) -> GpuRanks {
+    GpuRanks {
+        config: cuda_config(model, compute),
+        n_gpus,
+        cublaslt: compute.cublaslt.clone(),
     }
 }
 

@@ -14,9 +14,9 @@ use moeshard_engine::placement::place;
 use moeshard_tensor::collective::{Collective, Solo, in_process};
 use moeshard_tensor::device::{Device, Routing};
 
+use crate::model::{ComputeConfig, DeviceKind, cpu_ranks, gpu_ranks};
 #[cfg(feature = "emulated")]
-use crate::model::EmulatedRanks;
-use crate::model::{ComputeConfig, DeviceKind, GpuRanks, cpu_ranks, cuda_config};
+use crate::model::{EmulatedRanks, cuda_config};
 
 /// The longest that a rank waits for the others.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -45,8 +45,8 @@ pub(super) fn run(
     match compute.device {
         DeviceKind::Cpu => run_on(&cpu_ranks(model, compute), model, compute, sequences),
         DeviceKind::Cuda { n_gpus } => {
-            let config = cuda_config(model, compute);
-            run_on(&GpuRanks { config, n_gpus }, model, compute, sequences)
+            let gpus = gpu_ranks(model, compute, n_gpus);
+            run_on(&gpus, model, compute, sequences)
         }
         #[cfg(feature = "emulated")]
         DeviceKind::Emulated => {

@@ -14,6 +14,8 @@ Environment:
   GPU_CHECK, MOESHARD  the programs to use [default: built by cargo; needs the kernels, see
                        `cargo xtask cuda`]
   MODELS               folder for two models by chance, some 9 GB [default: FOLDER/models]
+  CUDA_LIBS            folder of cuBLASLt: the engine is measured once more with dense layers on it,
+                       into FOLDER/cublaslt [default: left out]
   PYTHON               a Python with torch for CUDA and transformers; without one PyTorch is left
                        out [default: python3]
   PORT                 of the server that is asked over HTTP [default: 3917]
@@ -41,6 +43,10 @@ if [[ -z ${GPU_CHECK:-} || -z ${MOESHARD:-} ]]; then
 fi
 
 "$GPU_CHECK" --out "$out" --models "$models"
+if [[ -n ${CUDA_LIBS:-} ]]; then
+  mkdir -p "$out/cublaslt"
+  "$GPU_CHECK" --out "$out/cublaslt" --models "$models" --cuda-libs "$CUDA_LIBS"
+fi
 
 # One text of 16 tokens at a time, over HTTP.
 "$MOESHARD" serve --gpus 1 --model "$models/nomic-embed-text-v2-moe" --hostname 127.0.0.1 \

@@ -153,12 +153,18 @@ fn suits_library(product: &Product, gemm: Gemm) -> Option<Dense> {
 /// Rows up to which a product is about reading weights. Not measured yet.
 const FEWEST_ROWS: usize = 16;
 
+/// Rows of an expert, on average, up to which tiles have 32 of them. Not measured yet.
+const FEW_ROWS_EACH: usize = 32;
+
 /// The kernel for a product.
 fn shape_of(product: &Product, gemm: Gemm, n_multiprocessors: usize) -> Shape {
     let Product {
         dtype, n_rows, n, ..
     } = *product;
-    let is_large = n_rows > FEW_ROWS || gemm == Gemm::Hopper;
+    let n_groups = product.groups.as_ref().map_or(1, |groups| groups.n_groups);
+    let is_fitting = matches!(gemm, Gemm::Fitting | Gemm::Own);
+    let is_short = is_fitting && n_rows <= FEW_ROWS_EACH * n_groups;
+    let is_large = (n_rows > FEW_ROWS && !is_short) || gemm == Gemm::Hopper;
     if dtype != DType::F32 && product.map != Word::NULL && is_large {
         // Wide tiles where there are enough of them for every multiprocessor, and the last one is not half empty.
         let n_wide = n_rows.div_ceil(128) * n.div_ceil(256);
@@ -176,11 +182,22 @@ fn shape_of(product: &Product, gemm: Gemm, n_multiprocessors: usize) -> Shape {
             takes_map: true,
         };
     }
-    if dtype != DType::F32 && n_rows <= FEWEST_ROWS && matches!(gemm, Gemm::Fitting | Gemm::Own) {
+    if dtype != DType::F32 && n_rows <= FEWEST_ROWS && is_fitting {
         return Shape {
             kernel: named!("grouped_gemm_thin", dtype),
             n_rows: 16,
             n_cols: 16,
+            threads: 256,
+            shared_bytes: 81_920,
+            n_at_once: 2,
+            takes_map: false,
+        };
+    }
+    if dtype != DType::F32 && is_short {
+        return Shape {
+            kernel: named!("grouped_gemm_short", dtype),
+            n_rows: 32,
+            n_cols: 128,
             threads: 256,
             shared_bytes: 81_920,
             n_at_once: 2,
@@ -207,6 +224,23 @@ mod tests {
     use super::*;
 
     fn kernel(dtype: DType, gemm: Gemm, has_map: bool, n_rows: usize, n: usize) -> &'static str {
+        kernel_of_groups(1, dtype, gemm, has_map, n_rows, n)
+    }
+
+    fn kernel_of_groups(
+        n_groups: usize,
+        dtype: DType,
+        gemm: Gemm,
+        has_map: bool,
+        n_rows: usize,
+        n: usize,
+    ) -> &'static str {
+        let groups = Groups {
+            offsets: Word::NULL,
+            assignment: Word::NULL,
+            n_groups,
+            top_k: 1,
+        };
         let product = Product {
             dtype,
             x: Word::NULL,
@@ -217,7 +251,7 @@ mod tests {
                 Word::NULL
             },
             bias: Word::NULL,
-            groups: None,
+            groups: (n_groups > 1).then_some(groups),
             n_rows,
             n,
             k: 64,
@@ -237,12 +271,17 @@ mod tests {
         assert_eq!(fitting(F16, false, 9000, 768), "grouped_gemm_f16");
         assert_eq!(fitting(BF16, true, 64, 768), "grouped_gemm_bf16");
         assert_eq!(fitting(BF16, true, 16, 768), "grouped_gemm_thin_bf16");
-        assert_eq!(fitting(F16, false, 17, 768), "grouped_gemm_f16");
+        assert_eq!(fitting(F16, false, 17, 768), "grouped_gemm_short_f16");
+        assert_eq!(fitting(F16, false, 33, 768), "grouped_gemm_f16");
         assert_eq!(fitting(F32, false, 16, 768), "grouped_gemm_f32");
         assert_eq!(
             fitting(BF16, true, 65, 768),
             "grouped_gemm_hopper_narrow_bf16"
         );
+        // Many experts with a few rows each, and with more.
+        let of_128 = |n_rows| kernel_of_groups(128, BF16, Gemm::Own, true, n_rows, 3072);
+        assert_eq!(of_128(128 * 32), "grouped_gemm_short_bf16");
+        assert_eq!(of_128(128 * 32 + 1), "grouped_gemm_hopper_bf16");
         // 44 rows of tiles, three in each.
         let n_rows = 44 * 128;
         assert_eq!(fitting(F16, true, n_rows, 768), "grouped_gemm_hopper_f16");

@@ -18,6 +18,7 @@ use moeshard_cuda::driver::Driver;
 #[cfg(feature = "emulated")]
 use moeshard_cuda::driver::emulated::Emulated;
 use moeshard_cuda::driver::gpu::Gpu;
+use moeshard_cuda::libraries::CUBLASLT;
 use moeshard_cuda::peak::Peak;
 use moeshard_cuda::{CudaConfig, CudaDevice};
 use moeshard_tensor::collective::Solo;
@@ -55,6 +56,10 @@ struct Args {
     #[arg(long, default_value = "bf16")]
     dtype: DType,
 
+    /// Folder of cuBLASLt, to run dense layers on it [default: the driver alone is used]
+    #[arg(long)]
+    cuda_libs: Option<PathBuf>,
+
     /// Small shapes on an emulated GPU: whether the program works, not how fast
     #[cfg(feature = "emulated")]
     #[arg(long)]
@@ -69,15 +74,28 @@ pub fn main() -> Result<()> {
     let args = Args::parse();
     #[cfg(feature = "emulated")]
     if args.emulated {
-        return run(&args, &Scale::TINY, || Ok(Emulated::new()));
+        return run(&args, &Scale::TINY, || match args.cuda_libs {
+            Some(_) => Emulated::with_cublaslt(),
+            None => Ok(Emulated::new()),
+        });
     }
-    run(&args, &Scale::GPU, || Gpu::open(args.gpu))
+    let library = match &args.cuda_libs {
+        Some(dir) => Some(CUBLASLT.find(Some(dir))?),
+        None => None,
+    };
+    run(&args, &Scale::GPU, || {
+        let mut gpu = Gpu::open(args.gpu)?;
+        if let Some(path) = &library {
+            gpu.use_cublaslt(path)?;
+        }
+        Ok(gpu)
+    })
 }
 
 fn run<R: Driver>(args: &Args, scale: &Scale, open: impl Fn() -> DeviceResult<R>) -> Result<()> {
     let device = |dtype| CudaDevice::new(CudaConfig { dtype }, open()?, Box::new(Solo));
     let first = device(args.dtype).context("there is nothing to check")?;
-    let mut report = Report::new(first.driver().properties());
+    let mut report = Report::new(first.driver());
     drop(first);
     if !args.no_conformance {
         for dtype in [DType::F32, DType::BF16, DType::F16] {

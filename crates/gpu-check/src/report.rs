@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use moeshard_cuda::driver::Properties;
+use moeshard_cuda::driver::Driver;
+use moeshard_cuda::driver::cublaslt::CublasLt;
 use moeshard_cuda::peak;
 use serde::Serialize;
 
@@ -21,6 +22,8 @@ pub(crate) struct Report {
     compute_capability: String,
     n_multiprocessors: u32,
     memory_bytes: u64,
+    /// Version of cuBLASLt, where dense layers run on it.
+    cublaslt: Option<usize>,
     pub(crate) peak: Option<Peak>,
     pub(crate) suites: Vec<Suite>,
     rows: Vec<Row>,
@@ -109,7 +112,8 @@ impl Row {
 }
 
 impl Report {
-    pub(crate) fn new(properties: &Properties) -> Self {
+    pub(crate) fn new(driver: &impl Driver) -> Self {
+        let properties = driver.properties();
         let (major, minor) = properties.capability;
         let time = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
@@ -120,6 +124,7 @@ impl Report {
             compute_capability: format!("{major}.{minor}"),
             n_multiprocessors: properties.n_multiprocessors,
             memory_bytes: properties.n_bytes,
+            cublaslt: driver.cublaslt().map(CublasLt::version),
             peak: None,
             suites: Vec::new(),
             rows: Vec::new(),
@@ -152,9 +157,13 @@ impl Report {
 
     pub(crate) fn markdown(&self) -> String {
         let mut text = format!(
-            "## {}, compute capability {}\n\n`{}`\n\n",
+            "## {}, compute capability {}{}\n\n`{}`\n\n",
             self.device,
             self.compute_capability,
+            match self.cublaslt {
+                Some(version) => format!(", dense layers on cuBLASLt {version}"),
+                None => String::new(),
+            },
             self.command.join(" ")
         );
         for suite in &self.suites {

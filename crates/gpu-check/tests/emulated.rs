@@ -39,6 +39,23 @@ fn benchmarks_run_and_are_written() {
 }
 
 #[test]
+fn dense_layers_run_on_the_library_that_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().to_str().expect("a path");
+    let (is_well, shown, said) = program(&[
+        "--emulated",
+        "--no-conformance",
+        "--cuda-libs",
+        "anywhere",
+        "--out",
+        out,
+    ]);
+    assert!(is_well, "{said}");
+    let heading = "## emulated, compute capability 8.0, dense layers on cuBLASLt 130000\n";
+    assert!(shown.starts_with(heading), "{shown}");
+}
+
+#[test]
 fn without_a_gpu_it_says_what_is_missing() {
     if std::path::Path::new("/dev/nvidia0").exists() {
         println!("skipped: this machine has a GPU");

@@ -112,6 +112,7 @@ impl DeviceMaker for GpuRanks {
         let mut gpu = Gpu::open(collective.rank() % self.n_gpus)?;
         if let Some(path) = &self.cublaslt {
             gpu.use_cublaslt(path)?;
+            tracing::info!(path = %path.display(), "cuBLASLt computes dense layers that it takes");
         }
         CudaDevice::new(self.config, gpu, collective)
     }

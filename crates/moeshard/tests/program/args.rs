@@ -60,6 +60,10 @@ fn impossible_values_are_named_with_what_is_possible() {
         "--gpus must be at least 1, got 0",
     );
     check(
+        &["--cuda-libs", "/opt/cuda/lib64"],
+        "--cuda-libs /opt/cuda/lib64 has no effect without --gpus; got --device cpu",
+    );
+    check(
         &["--device", "tpu"],
         "--device must be cpu or cuda, got `tpu`",
     );

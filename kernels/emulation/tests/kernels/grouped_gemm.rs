@@ -97,9 +97,9 @@ fn check<T: Element>(case: &Case<'_>) {
     check_with::<T>(case, multiply);
 }
 
-fn check_thin<T: Element>(case: &Case<'_>) {
+fn check_on<T: Element>(kernel: &Kernel, case: &Case<'_>) {
     check_with::<T>(case, |case, operands, seed| {
-        multiply_by(&THIN, case, operands, seed)
+        multiply_by(kernel, case, operands, seed)
     });
 }
 
@@ -165,6 +165,14 @@ pub(crate) struct Kernel {
     /// Address of the matrix, rows and columns: it takes a tensor map, too.
     pub(crate) map: Option<[u64; 3]>,
 }
+
+/// For a few rows of each expert.
+const SHORT: Kernel = Kernel {
+    name: "grouped_gemm_short",
+    threads: 256,
+    shared_words: 81_920 / 4,
+    map: None,
+};
 
 /// For a few rows, though it takes any number.
 const THIN: Kernel = Kernel {
@@ -235,10 +243,12 @@ fn check_all(case: &Case<'_>) {
     check::<bf16>(case);
     check::<f16>(case);
     check::<f32>(case);
+    check_on::<bf16>(&SHORT, case);
+    check_on::<f16>(&SHORT, case);
     // Many rows would only take long.
     if case.n_rows.iter().sum::<usize>() <= 80 {
-        check_thin::<bf16>(case);
-        check_thin::<f16>(case);
+        check_on::<bf16>(&THIN, case);
+        check_on::<f16>(&THIN, case);
     }
 }
 

@@ -1,13 +1,18 @@
 //! The device of GPUs, its kernels emulated on the CPU, gives the CPU device's numbers.
 
+use std::time::Duration;
+
 use moeshard_cuda::driver::emulated::Emulated;
-use moeshard_cuda::{CudaConfig, CudaDevice};
+use moeshard_cuda::{CudaConfig, CudaDevice, PeerWorld};
 use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::Strategy;
 use moeshard_tensor::dtype::DType;
 use moeshard_tests::compare::assert_close;
 use moeshard_tests::golden;
 use moeshard_tests::world::{Layout, ends, run, run_on};
+
+/// A rank that does not come.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Goldens of every kind of layer: experts of every rule, dense with and without a gate, every position rule
 /// and norm, heads.
@@ -23,7 +28,7 @@ const CASES: [&str; 9] = [
     "xlm_roberta",
 ];
 
-fn check(case: &str, layout: Layout) {
+fn check(case: &str, layout: Layout, exchange: &str) {
     let model = Model::open(&golden::folder(case)).unwrap_or_else(|e| panic!("{case}: {e}"));
     let ids: Vec<_> = golden::read(case, "golden.json")
         .sequences
@@ -35,7 +40,14 @@ fn check(case: &str, layout: Layout) {
     let config = CudaConfig {
         dtype: layout.dtype,
     };
-    let make = |end, _: &[usize]| CudaDevice::new(config, Emulated::new(), end).expect("a device");
+    let world = PeerWorld::new(layout.n_ranks, DEADLINE);
+    let make = |end, _: &[usize]| {
+        let device = CudaDevice::new(config, Emulated::new(), end).expect("a device");
+        match exchange {
+            "peers" => device.meet_peers(&world).expect("peers"),
+            _ => device,
+        }
+    };
     let ends = ends(layout.n_ranks);
     let (found, stats) = run_on(spec, checkpoint, layout, &ids, ends, &make);
     for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
@@ -60,7 +72,7 @@ fn check(case: &str, layout: Layout) {
 #[test]
 fn every_family_on_one_rank() {
     for case in CASES {
-        check(case, Layout::default());
+        check(case, Layout::default(), "host");
     }
 }
 
@@ -68,6 +80,7 @@ fn every_family_on_one_rank() {
 fn every_strategy_on_some_ranks() {
     for (n_ranks, strategy) in [
         (2, Strategy::Sharded),
+        (4, Strategy::Sharded),
         (3, Strategy::Parallel),
         (2, Strategy::Replicated),
         (2, Strategy::Capacity { factor: 1.0 }),
@@ -78,7 +91,9 @@ fn every_strategy_on_some_ranks() {
             dtype: DType::F32,
             ..Layout::default()
         };
-        check("nomic_moe", layout);
-        check("switch", layout);
+        for exchange in ["host", "peers"] {
+            check("nomic_moe", layout, exchange);
+            check("switch", layout, exchange);
+        }
     }
 }

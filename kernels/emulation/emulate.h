@@ -6,9 +6,11 @@
 // one after another. A block whose threads wait for one another for ever ends the launch with an error.
 #pragma once
 
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #define MOESHARD_EMULATED
@@ -173,6 +175,23 @@ struct alignas(8) float2 {
 struct alignas(16) float4 {
     float x, y, z, w;
 };
+
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+
+// Words that other ranks, which are other threads of the process, write meanwhile (`kernels/cuda/peers.h`).
+inline void store_for_peers(unsigned long long* at, unsigned long long word) {
+    __atomic_store_n(at, word, __ATOMIC_RELEASE);
+}
+inline unsigned long long load_from_peers(const unsigned long long* at) {
+    return __atomic_load_n(at, __ATOMIC_ACQUIRE);
+}
+inline unsigned long long nanoseconds() {
+    const auto now = std::chrono::steady_clock::now().time_since_epoch();
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+}
+inline void rest() { std::this_thread::yield(); }
 
 // bf16 by its bits; f16 as the compiler has it.
 struct bf16 {

@@ -26,6 +26,7 @@ mod tensor;
 mod weights;
 
 pub use device::{CudaConfig, CudaDevice};
+pub use exchange::PeerWorld;
 pub use gemm::Gemm;
 pub use tensor::{Routing, Tensor};
 pub use weights::{Experts, Matrix, Table, Vector};

@@ -260,15 +260,10 @@ impl Engine for RankEngine {
 impl Drop for RankEngine {
     fn drop(&mut self) {
         let ranks = self.ranks.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for Rank {
-            jobs,
-            answers,
-            thread,
-            ..
-        } in ranks.drain(..)
-        {
-            // A rank ends when nobody can send it jobs.
-            drop((jobs, answers));
+        // A rank ends when nobody can send it jobs. All are told before one is waited for: they may wait for each
+        // other.
+        let threads: Vec<_> = ranks.drain(..).map(|rank| rank.thread).collect();
+        for thread in threads {
             // A rank that panicked has been reported already.
             let _ = thread.join();
         }

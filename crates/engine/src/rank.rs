@@ -160,7 +160,8 @@ fn answer<D: Device>(encoder: &Encoder<D>, pooling: Pooling, job: &RankJob) -> R
     };
     let hidden = encoder.forward(&batch)?;
     let wants = |f: fn(&Task) -> bool| job.tasks.iter().any(f);
-    let pooled = match wants(|t| matches!(t, Task::Embed { .. })) {
+    // A rank without sequences asks as well, for nothing: a device may do its part only when it is asked.
+    let pooled = match wants(|t| matches!(t, Task::Embed { .. })) || job.tasks.is_empty() {
         true => Some(encoder.pool(&hidden, &job.cu_seqlens, pooling)?),
         false => None,
     };

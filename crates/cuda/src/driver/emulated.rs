@@ -115,6 +115,15 @@ impl Driver for Emulated {
         &self.properties
     }
 
+    /// All are the memory of one process.
+    fn peer_id(&self) -> u64 {
+        0
+    }
+
+    fn reach(&self, _: u64) -> Result<bool> {
+        Ok(true)
+    }
+
     fn cublaslt(&self) -> Option<&CublasLt> {
         self.cublaslt.as_ref()
     }

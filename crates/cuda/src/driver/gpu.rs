@@ -301,6 +301,37 @@ impl Driver for Gpu {
         &self.properties
     }
 
+    fn peer_id(&self) -> u64 {
+        self.device as u64
+    }
+
+    fn reach(&self, peer_id: u64) -> Result<bool> {
+        let peer = peer_id as sys::CUdevice;
+        if peer == self.device {
+            return Ok(true);
+        }
+        let failed = |e| failed("reach", e);
+        let mut can_reach = 0;
+        // SAFETY: both devices exist; the answer is written there.
+        let asked =
+            unsafe { sys::cuDeviceCanAccessPeer(&raw mut can_reach, self.device, peer) }.result();
+        asked.map_err(failed)?;
+        if can_reach == 0 {
+            return Ok(false);
+        }
+        // SAFETY: the other rank holds its context for as long as this one uses its memory.
+        let enabled = unsafe {
+            let context = result::primary_ctx::retain(peer).map_err(failed)?;
+            let enabled = sys::cuCtxEnablePeerAccess(context, 0);
+            let _ = result::primary_ctx::release(peer);
+            enabled
+        };
+        match enabled {
+            sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED => Ok(true),
+            other => other.result().map(|()| true).map_err(failed),
+        }
+    }
+
     fn cublaslt(&self) -> Option<&CublasLt> {
         self.cublaslt.as_ref()
     }

@@ -71,6 +71,15 @@ pub trait Driver {
     /// The library for products, if there is one.
     fn cublaslt(&self) -> Option<&CublasLt>;
 
+    /// What other ranks of this process know this device by.
+    fn peer_id(&self) -> u64;
+
+    /// Whether kernels of this device can use the memory of that one, from now on.
+    ///
+    /// # Errors
+    /// If they should, and the driver refuses.
+    fn reach(&self, peer_id: u64) -> Result<bool>;
+
     /// Takes memory, at least 256 bytes aligned, with arbitrary contents.
     ///
     /// # Errors

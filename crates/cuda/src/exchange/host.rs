@@ -15,7 +15,7 @@ use crate::memory::Piece;
 use crate::tensor::{Content, Routing, Tensor, padded};
 
 impl<R: Driver> CudaDevice<R> {
-    pub(crate) fn gather_rows(&self, x: &Tensor, n_rows: &[usize]) -> Result<Tensor> {
+    pub(super) fn gather_through_host(&self, x: &Tensor, n_rows: &[usize]) -> Result<Tensor> {
         let counts: Vec<_> = n_rows.iter().map(|n| n * x.n_cols).collect();
         let mut all = vec![0.0; counts.iter().sum()];
         self.collective
@@ -23,7 +23,7 @@ impl<R: Driver> CudaDevice<R> {
         self.put_rows(&all, (n_rows.iter().sum(), x.n_cols), x.dtype)
     }
 
-    pub(crate) fn scatter_rows(&self, x: &Tensor, n_rows: &[usize]) -> Result<Tensor> {
+    pub(super) fn scatter_through_host(&self, x: &Tensor, n_rows: &[usize]) -> Result<Tensor> {
         let counts: Vec<_> = n_rows.iter().map(|n| n * x.n_cols).collect();
         let mine = n_rows.get(self.collective.rank()).copied().unwrap_or(0);
         let mut own = vec![0.0; mine * x.n_cols];
@@ -32,7 +32,11 @@ impl<R: Driver> CudaDevice<R> {
         self.put_rows(&own, (mine, x.n_cols), x.dtype)
     }
 
-    pub(crate) fn gather_routing(&self, routing: &Routing, n_rows: &[usize]) -> Result<Routing> {
+    pub(super) fn gather_routing_through_host(
+        &self,
+        routing: &Routing,
+        n_rows: &[usize],
+    ) -> Result<Routing> {
         let top_k = routing.top_k;
         let counts: Vec<_> = n_rows.iter().map(|n| n * top_k).collect();
         let mine = self.routing_to_host(routing)?;

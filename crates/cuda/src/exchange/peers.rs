@@ -1,0 +1,339 @@
+//! Ranks of one process that read each other's memory: on one GPU, or on GPUs that reach each other. The kernels are
+//! in `kernels/cuda/exchange.cu`.
+//!
+//! Nothing is waited for on the host: meeting the others is a kernel like any other, and part of a graph.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use moeshard_tensor::collective::CollectiveError;
+use moeshard_tensor::device::Result;
+use moeshard_tensor::dtype::DType;
+
+use crate::device::CudaDevice;
+use crate::driver::{Address, Driver};
+use crate::memory::{Heap, Piece};
+use crate::operations::{named, words};
+use crate::pass::Word;
+use crate::tensor::Tensor;
+use crate::weights::Buffer;
+
+/// Ranks that a warp can wait for.
+const MOST_RANKS: usize = 32;
+/// What a block of the kernels that copy and sum does at a time: 256 threads, 16 bytes each.
+const BLOCK_BYTES: usize = 256 * 16;
+/// Threads of a block that meets the others.
+const WARP: u32 = 32;
+/// In the second word of a rank's state: whom it waited for has left.
+const HAS_LEFT: u64 = 1 << 32;
+const OP: &str = "meet";
+
+/// The ranks of one process, which must not give memory back while others read it.
+#[derive(Debug)]
+pub struct PeerWorld {
+    n_ranks: usize,
+    deadline: Duration,
+    n_here: Mutex<usize>,
+    leaving: Condvar,
+}
+
+/// A rank that may read the others' memory.
+struct Seat(Arc<PeerWorld>);
+
+impl PeerWorld {
+    /// A world of so many ranks; `deadline` is the longest that one waits for the others at a time.
+    #[must_use]
+    pub fn new(n_ranks: usize, deadline: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            n_ranks,
+            deadline,
+            n_here: Mutex::default(),
+            leaving: Condvar::new(),
+        })
+    }
+
+    fn n_here(&self) -> MutexGuard<'_, usize> {
+        self.n_here.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until nobody reads any more; whether that was so in time.
+    fn wait_until_empty(&self) -> bool {
+        let until = Instant::now() + 2 * self.deadline;
+        let mut n_here = self.n_here();
+        while *n_here > 0 {
+            let Some(left) = until.checked_duration_since(Instant::now()) else {
+                return false;
+            };
+            let waited = self.leaving.wait_timeout(n_here, left);
+            n_here = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+}
+
+impl Seat {
+    fn take(world: &Arc<PeerWorld>) -> Self {
+        *world.n_here() += 1;
+        Self(Arc::clone(world))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        *self.0.n_here() -= 1;
+        self.0.leaving.notify_all();
+    }
+}
+
+/// A rank's end of it.
+pub(crate) struct Peers<R: Driver> {
+    heap: Rc<Heap<R>>,
+    world: Arc<PeerWorld>,
+    seat: Option<Seat>,
+    rank: usize,
+    /// u64 `[2]`
+    state: Buffer<R>,
+    /// u64 `[2, world]`, which the others write to.
+    _inbox: Buffer<R>,
+    /// u64 `[world]`: where each rank's is.
+    inboxes: Buffer<R>,
+    addresses: Vec<Address>,
+    buffers: RefCell<Buffers<R>>,
+    /// Whether the others were to be met since the state was looked at.
+    has_met: Cell<bool>,
+}
+
+/// What ranks publish in.
+struct Buffers<R: Driver> {
+    /// `[2, half_bytes]`; none as long as nothing was published.
+    own: Option<Buffer<R>>,
+    /// u64 `[world]`: where each rank's is.
+    all: Buffer<R>,
+    half_bytes: usize,
+}
+
+impl<R: Driver> Peers<R> {
+    /// This rank's end, if every rank reaches every other's memory.
+    pub(super) fn of(device: &CudaDevice<R>, world: &Arc<PeerWorld>) -> Result<Option<Self>> {
+        let (heap, collective) = (&device.heap, &device.collective);
+        let n_ranks = collective.world_size();
+        if n_ranks == 1 || n_ranks != world.n_ranks || n_ranks > MOST_RANKS {
+            return Ok(None);
+        }
+        let ids = device.gather_words(device.driver.peer_id())?;
+        let mut reaches = true;
+        for id in ids {
+            reaches = reaches && device.driver.reach(id)?;
+        }
+        if device.gather_words(reaches.into())?.contains(&0) {
+            return Ok(None);
+        }
+        // Before anybody knows where the others' memory is.
+        let seat = Seat::take(world);
+        let inbox = Buffer::zeroed(heap, 2 * n_ranks * size_of::<u64>())?;
+        // The zeroes are there before anybody else writes.
+        device.driver.wait()?;
+        let addresses = device.gather_words(inbox.at())?;
+        Ok(Some(Self {
+            heap: Rc::clone(heap),
+            world: Arc::clone(world),
+            seat: Some(seat),
+            rank: collective.rank(),
+            state: Buffer::zeroed(heap, 2 * size_of::<u64>())?,
+            _inbox: inbox,
+            inboxes: Buffer::of(heap, bytemuck::cast_slice(&addresses))?,
+            addresses,
+            buffers: RefCell::new(Buffers {
+                own: None,
+                all: Buffer::new(heap, n_ranks * size_of::<u64>())?,
+                half_bytes: 0,
+            }),
+            has_met: Cell::new(false),
+        }))
+    }
+
+    /// Makes room for what a rank publishes at a time. Every rank calls it with the same number.
+    pub(super) fn make_room(&self, device: &CudaDevice<R>, n_bytes: usize) -> Result<()> {
+        let mut buffers = self.buffers.borrow_mut();
+        if n_bytes <= buffers.half_bytes {
+            return Ok(());
+        }
+        // What was noted names the old places, and others may still read them.
+        device.run()?;
+        device.driver.wait()?;
+        let half_bytes = n_bytes.next_power_of_two();
+        let own = Buffer::new(&self.heap, 2 * half_bytes)?;
+        // Nobody reads old places any more once all are here.
+        let all = device.gather_words(own.at())?;
+        *buffers = Buffers {
+            own: Some(own),
+            all: Buffer::of(&self.heap, bytemuck::cast_slice(&all))?,
+            half_bytes,
+        };
+        Ok(())
+    }
+
+    /// That the others have come whenever they were waited for. Everything that was started is done.
+    pub(crate) fn check(&self) -> Result<()> {
+        if !self.has_met.replace(false) {
+            return Ok(());
+        }
+        let mut state = [0_u64; 2];
+        self.state.read(bytemuck::cast_slice_mut(&mut state))?;
+        let (rank, world_size) = (self.rank, self.world.n_ranks);
+        match state[1] {
+            0 => Ok(()),
+            word if word & HAS_LEFT != 0 => Err(CollectiveError::Poisoned {
+                op: OP,
+                rank,
+                world_size,
+            }
+            .into()),
+            _ => Err(CollectiveError::Deadline {
+                op: OP,
+                rank,
+                world_size,
+                waited: self.world.deadline,
+            }
+            .into()),
+        }
+    }
+}
+
+impl<R: Driver> CudaDevice<R> {
+    /// A word of every rank, through the host.
+    fn gather_words(&self, word: u64) -> Result<Vec<u64>> {
+        let n_ranks = self.collective.world_size();
+        let mut all = vec![0_u64; n_ranks];
+        // Gathering copies bits, so words may travel as two floats each.
+        self.collective.all_gather(
+            bytemuck::cast_slice(&[word]),
+            &vec![2; n_ranks],
+            bytemuck::cast_slice_mut(&mut all),
+        )?;
+        Ok(all)
+    }
+
+    pub(super) fn publish(&self, peers: &Peers<R>, rows: &Piece, n_bytes: usize, offset: usize) {
+        let buffers = peers.buffers.borrow();
+        let own = buffers.own.as_ref().map_or(0, Buffer::at);
+        self.launch(
+            "exchange_publish",
+            [n_bytes.div_ceil(BLOCK_BYTES), 1],
+            0,
+            &words![
+                Word::piece(rows),
+                Word::address((n_bytes / size_of::<u32>()) as u64),
+                Word::address(own),
+                Word::address(buffers.half_bytes as u64),
+                Word::address(offset as u64),
+                Word::address(peers.state.at()),
+            ],
+        );
+    }
+
+    pub(super) fn meet(&self, peers: &Peers<R>) {
+        peers.has_met.set(true);
+        let patience = peers.world.deadline.as_nanos().min(1 << 60) as u64;
+        self.launch_with(
+            "exchange_meet",
+            [1, 1],
+            WARP,
+            0,
+            &words![
+                Word::address(peers.inboxes.at()),
+                Word::address(peers.state.at()),
+                peers.rank,
+                peers.world.n_ranks,
+                Word::address(patience),
+            ],
+        );
+    }
+
+    /// All ranks' rows of `row_bytes` bytes, from `offset` on, and `fill` in rows beyond the last.
+    pub(super) fn collect(
+        &self,
+        peers: &Peers<R>,
+        n_rows: &[usize],
+        (row_bytes, offset, fill): (usize, usize, u32),
+        out: &Piece,
+    ) {
+        let buffers = peers.buffers.borrow();
+        let n_padded = crate::tensor::padded(n_rows.iter().sum());
+        self.launch(
+            "exchange_gather",
+            [(n_padded * row_bytes).div_ceil(BLOCK_BYTES), 1],
+            0,
+            &words![
+                Word::address(buffers.all.at()),
+                Word::address(buffers.half_bytes as u64),
+                Word::address(offset as u64),
+                Word::address(peers.state.at()),
+                self.ranks_starts(n_rows),
+                peers.world.n_ranks,
+                row_bytes / size_of::<u32>(),
+                n_padded,
+                fill,
+                Word::piece(out),
+            ],
+        );
+    }
+
+    pub(super) fn sum(
+        &self,
+        peers: &Peers<R>,
+        n_rows: &[usize],
+        x: &Tensor,
+        n_padded: usize,
+        out: &Piece,
+    ) {
+        let buffers = peers.buffers.borrow();
+        let n_bytes = n_padded * x.n_cols * x.dtype.size();
+        self.launch(
+            named!("exchange_sum", x.dtype),
+            [n_bytes.div_ceil(BLOCK_BYTES), 1],
+            0,
+            &words![
+                Word::address(buffers.all.at()),
+                Word::address(buffers.half_bytes as u64),
+                Word::address(peers.state.at()),
+                self.ranks_starts(n_rows),
+                peers.rank,
+                peers.world.n_ranks,
+                x.n_cols,
+                n_padded,
+                Word::piece(out),
+            ],
+        );
+    }
+
+    /// Where each rank's rows begin.
+    fn ranks_starts(&self, n_rows: &[usize]) -> Word {
+        let mut starts = vec![0_u32];
+        for n in n_rows {
+            starts.push(starts[starts.len() - 1] + *n as u32);
+        }
+        self.input(&starts)
+    }
+}
+
+impl<R: Driver> Drop for Peers<R> {
+    fn drop(&mut self) {
+        let n_ranks = self.world.n_ranks;
+        // Whoever waits for this rank from now on need not wait long.
+        for at in &self.addresses {
+            let word = at + ((n_ranks + self.rank) * size_of::<u64>()) as u64;
+            // SAFETY: inboxes are there until all ranks have left. A device that has failed cannot tell.
+            let _ = unsafe { self.heap.driver.upload(&1_u64.to_ne_bytes(), word) };
+        }
+        // What this rank reads is read, or the device has failed and reads nothing.
+        let _ = self.heap.driver.wait();
+        self.seat = None;
+        if !self.world.wait_until_empty() {
+            // Somebody may still read what is here: it stays as long as the process.
+            std::mem::forget(Rc::clone(&self.heap));
+        }
+    }
+}

@@ -1,0 +1,141 @@
+// Rows from all ranks and sums over ranks, by reading each other's memory: ranks on one GPU, or on GPUs that reach
+// each other. It has not run on a GPU yet.
+//
+//   gather: out[starts[p] + i] = rows[p][i]                                  0 <= i < starts[p + 1] - starts[p]
+//   sum:    out[i] = Σ_p rows[p][starts[rank] + i], in the order of ranks    0 <= i < starts[rank + 1] - starts[rank]
+//
+// A rank publishes its rows in a buffer of its own (`publish`), meets the others (`meet`), and reads theirs
+// (`gather` or `sum`). A buffer has two halves, used in turn: who writes to a half for the second time has met the
+// others since, and they were done reading before they came.
+//
+// state: u64 [2], this rank's: how often it has met the others, and 1 + the rank that it has waited for in vain (and
+// HAS_LEFT if that will never come); inboxes: u64 [world], where each rank's inbox is, u64 [2, world]: how often rank p
+// has come, and whether it has left; buffers: u64 [world], where each rank's buffer is, of 2 · half bytes. Counts are
+// in `starts`, u32 [world + 1], so that a graph serves any; rows of `out` beyond the last, up to n_padded, are `fill`
+// or zero.
+//
+// Nothing here waits but `meet`, in one warp: other ranks' kernels find room on the same GPU. After a rank has waited
+// in vain it waits for nobody any more, and what it computes is worthless; whoever reads a result looks at `state`.
+//
+// Launch: any number of threads and blocks; `meet` one block of a warp, so that there are 32 ranks at most. No dynamic
+// shared memory.
+#include "peers.h"
+#include "tiles.h"
+
+using u64 = unsigned long long;
+
+constexpr u64 HAS_LEFT = 1ull << 32;
+
+// Which half of its buffer a rank writes to before it has met the others for the `n`-th time, and is read after.
+__device__ inline u64 half_of(u64 n, u64 half_bytes) { return n % 2 * half_bytes; }
+
+// Copies n_words words of four bytes to this rank's buffer, from `offset` bytes on; a multiple of 16.
+extern "C" __global__ void exchange_publish(const unsigned* from, u64 n_words, unsigned char* buffer, u64 half_bytes,
+                                            u64 offset, const u64* state) {
+    unsigned char* to = buffer + half_of(state[0] + 1, half_bytes) + offset;
+    const u64 first = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x;
+    const u64 step = static_cast<u64>(gridDim.x) * blockDim.x, n_fours = n_words / 4;
+    const uint4* from_fours = reinterpret_cast<const uint4*>(from);
+    for (u64 i = first; i < n_fours; i += step) reinterpret_cast<uint4*>(to)[i] = from_fours[i];
+    for (u64 i = 4 * n_fours + first; i < n_words; i += step) reinterpret_cast<unsigned*>(to)[i] = from[i];
+}
+KERNEL(exchange_publish)
+
+// Tells all ranks that this one has come, and waits until all have, for `patience` nanoseconds at most.
+extern "C" __global__ void exchange_meet(const u64* inboxes, u64* state, unsigned rank, unsigned world, u64 patience) {
+    const unsigned peer = threadIdx.x;
+    const u64 n = state[0] + 1;
+    const bool has_failed = state[1] != 0;
+    // All are told before anybody is waited for.
+    if (peer < world) {
+        u64* inbox = reinterpret_cast<u64*>(inboxes[peer]);
+        store_for_peers(has_failed ? inbox + world + rank : inbox + rank, has_failed ? 1 : n);
+    }
+    __syncwarp();
+    bool is_missing = false, has_left = false;
+    if (peer < world && !has_failed) {
+        const u64* inbox = reinterpret_cast<const u64*>(inboxes[rank]);
+        const u64 start = nanoseconds();
+        do {
+            // It may have come before it left.
+            has_left = load_from_peers(inbox + world + peer) != 0;
+            is_missing = load_from_peers(inbox + peer) < n;
+            if (is_missing) rest();
+        } while (is_missing && !has_left && nanoseconds() - start < patience);
+    }
+    const unsigned missing = __ballot_sync(ALL_LANES, is_missing);
+    const unsigned gone = __ballot_sync(ALL_LANES, is_missing && has_left);
+    if (peer != 0) return;
+    state[0] = n;
+    if (missing == 0) return;
+    // One that has left is why others do not come.
+    const unsigned blamed = gone != 0 ? gone : missing;
+    state[1] = 1 + __popc(~blamed & (blamed - 1)) + (gone != 0 ? HAS_LEFT : 0);
+}
+KERNEL(exchange_meet)
+
+// The rows of all ranks, of row_words words each.
+extern "C" __global__ void exchange_gather(const u64* buffers, u64 half_bytes, u64 offset, const u64* state,
+                                           const unsigned* starts, unsigned world, unsigned row_words,
+                                           unsigned n_padded, unsigned fill, unsigned* out) {
+    const u64 half = half_of(state[0], half_bytes) + offset;
+    const bool is_fours = row_words % 4 == 0;
+    const u64 words = is_fours ? row_words / 4 : row_words;
+    const u64 step = static_cast<u64>(gridDim.x) * blockDim.x;
+    for (u64 i = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x; i < n_padded * words; i += step) {
+        const unsigned row = static_cast<unsigned>(i / words);
+        unsigned peer = 0;
+        while (peer < world && row >= starts[peer + 1]) ++peer;
+        const u64 from = peer < world ? i - starts[peer] * words : 0;
+        const unsigned char* rows = peer < world ? reinterpret_cast<const unsigned char*>(buffers[peer]) + half : nullptr;
+        if (is_fours) {
+            uint4 four = {fill, fill, fill, fill};
+            if (rows != nullptr) four = reinterpret_cast<const uint4*>(rows)[from];
+            reinterpret_cast<uint4*>(out)[i] = four;
+        } else {
+            out[i] = rows == nullptr ? fill : reinterpret_cast<const unsigned*>(rows)[from];
+        }
+    }
+}
+KERNEL(exchange_gather)
+
+// This rank's rows, summed over ranks in f32.
+template <class T>
+__device__ void sum_of(const u64* buffers, u64 half, const unsigned* starts, unsigned rank, unsigned world,
+                       unsigned n_cols, unsigned n_padded, T* out) {
+    // Rows of types of 16 bits begin at multiples of 16 bytes.
+    constexpr unsigned N = sizeof(T) == 2 ? 8 : 1;
+    struct alignas(N * sizeof(T)) Piece {
+        T of[N];
+    };
+    const u64 pieces = n_cols / N, n_rows = starts[rank + 1] - starts[rank];
+    const u64 step = static_cast<u64>(gridDim.x) * blockDim.x;
+    for (u64 i = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x; i < n_padded * pieces; i += step) {
+        float sums[N] = {};
+        if (i < n_rows * pieces) {
+            for (unsigned peer = 0; peer < world; ++peer) {
+                const Piece* rows = reinterpret_cast<const Piece*>(buffers[peer] + half);
+                const Piece piece = rows[starts[rank] * pieces + i];
+#pragma unroll
+                for (unsigned j = 0; j < N; ++j) sums[j] += to_float(piece.of[j]);
+            }
+        }
+        Piece result;
+#pragma unroll
+        for (unsigned j = 0; j < N; ++j) result.of[j] = from_float<T>(sums[j]);
+        reinterpret_cast<Piece*>(out)[i] = result;
+    }
+}
+
+#define DEFINE(name, T)                                                                                          \
+    extern "C" __global__ void exchange_sum_##name(const u64* buffers, u64 half_bytes, const u64* state,         \
+                                                   const unsigned* starts, unsigned rank, unsigned world,        \
+                                                   unsigned n_cols, unsigned n_padded, T* out) {                 \
+        sum_of<T>(buffers, half_of(state[0], half_bytes), starts, rank, world, n_cols, n_padded, out);           \
+    }
+FOR_EACH_TYPE(DEFINE)
+#undef DEFINE
+
+KERNEL(exchange_sum_f32)
+KERNEL(exchange_sum_bf16)
+KERNEL(exchange_sum_f16)

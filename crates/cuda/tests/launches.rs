@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use moeshard_cuda::driver::emulated::{Counts, Emulated};
-use moeshard_cuda::{CudaConfig, CudaDevice};
+use moeshard_cuda::{CudaConfig, CudaDevice, PeerWorld};
 use moeshard_tensor::checkpoint::HostTensor;
 use moeshard_tensor::collective::{Collective, Solo, in_process};
 use moeshard_tensor::device::{Activation, Device, EmbeddingRows, Norm, NormKind, RouterRule};
@@ -144,6 +144,54 @@ fn ranks_have_one_launch_more_for_what_is_added_to_their_sum() {
                 });
             }
         });
+    }
+}
+
+#[test]
+fn ranks_that_reach_each_other_launch_the_same_whatever_their_number() {
+    let mut of_worlds = Vec::new();
+    for n_ranks in [2, 3, 5] {
+        let ends = in_process(n_ranks, Duration::from_secs(60));
+        let world = PeerWorld::new(n_ranks, Duration::from_secs(60));
+        let n_rows = vec![5; n_ranks];
+        let counts: Vec<Counts> = std::thread::scope(|scope| {
+            let threads: Vec<_> = ends
+                .into_iter()
+                .map(|end| {
+                    let (n_rows, world) = (&n_rows, &world);
+                    scope.spawn(move || {
+                        let mut layer = Layer::new(Box::new(end), 4, 2);
+                        layer.device = layer.device.meet_peers(world).expect("peers");
+                        // The first makes room piece by piece, the second is new, the third captured.
+                        let passes = [1, 2, 3, 4].map(|seed| layer.run(&ids(5, seed), n_rows).1);
+                        passes[3]
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|t| t.join().expect("a rank"))
+                .collect()
+        });
+        for counts in &counts {
+            assert_eq!(*counts, counts_of(counts.n_launches));
+        }
+        of_worlds.extend(counts.iter().map(|counts| counts.n_launches));
+    }
+    // Six of the layer and two for what is added; to publish, meet and read: rows, indices and gates, sums.
+    assert!(
+        of_worlds.iter().all(|&n| n == 6 + 2 + 3 + 5 + 3),
+        "{of_worlds:?}"
+    );
+}
+
+/// One graph, and two waits: for the result, and for whether the others had come.
+fn counts_of(n_launches: u64) -> Counts {
+    Counts {
+        n_launches,
+        n_replays: 1,
+        n_waits: 2,
+        ..Counts::default()
     }
 }
 

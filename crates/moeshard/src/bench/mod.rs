@@ -17,9 +17,9 @@ use moeshard_cuda::peak::{self, Effort};
 use moeshard_engine::DeviceMaker;
 
 use crate::machine;
-use crate::model::{DeviceKind, Opened, cpu_ranks, gpu_ranks, open};
 #[cfg(feature = "emulated")]
-use crate::model::{EmulatedRanks, cuda_config};
+use crate::model::emulated_ranks;
+use crate::model::{DeviceKind, Opened, cpu_ranks, gpu_ranks, open};
 use measure::Bench;
 use report::{Machine, Peak, Report};
 
@@ -45,7 +45,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
         }
         #[cfg(feature = "emulated")]
         DeviceKind::Emulated => {
-            let ranks = EmulatedRanks(cuda_config(&opened.model, &config.model.compute));
+            let ranks = emulated_ranks(&opened.model, &config.model.compute);
             on_gpu(&config, opened, &ranks, LITTLE)?
         }
     };

@@ -71,7 +71,7 @@ pub struct ComputeArgs {
     #[arg(long, value_name = "DIR")]
     pub cuda_libs: Option<PathBuf>,
 
-    /// Ranks that share every expert [default: 1]
+    /// Ranks that share every expert; several may share a GPU [default: one a GPU, else 1]
     #[arg(long, value_name = "N")]
     pub ranks: Option<usize>,
 

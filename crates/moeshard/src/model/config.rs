@@ -100,7 +100,7 @@ impl TryFrom<ComputeArgs> for ComputeConfig {
 
     fn try_from(args: ComputeArgs) -> Result<Self, ArgError> {
         let device = device(args.gpus, args.device.as_deref())?;
-        let n_ranks = ArgError::at_least_one("--ranks", args.ranks.unwrap_or(1))?;
+        let n_ranks = n_ranks(device, args.ranks)?;
         let n_threads = ArgError::threads("--threads", args.threads)?;
         let sequence_capacity =
             ArgError::at_least_one_if_given("--expert-capacity", args.expert_capacity)?;
@@ -114,6 +114,22 @@ impl TryFrom<ComputeArgs> for ComputeConfig {
             strategy: strategy(args.experts.as_deref(), args.capacity_factor, n_ranks)?,
             sequence_capacity,
         })
+    }
+}
+
+/// One for each GPU unless the user says otherwise; several may share one.
+fn n_ranks(device: DeviceKind, asked: Option<usize>) -> Result<usize, ArgError> {
+    let least = match device {
+        DeviceKind::Cuda { n_gpus } => n_gpus,
+        _ => 1,
+    };
+    match asked.unwrap_or(least) {
+        found if found >= least => Ok(found),
+        found => Err(ArgError::TooSmall {
+            flag: "--ranks",
+            least,
+            found,
+        }),
     }
 }
 
@@ -162,10 +178,6 @@ fn device(n_gpus: Option<usize>, name: Option<&str>) -> Result<DeviceKind, ArgEr
 /// That there are as many GPUs, and kernels for them.
 fn gpus(n_gpus: usize) -> Result<DeviceKind, ArgError> {
     let n_gpus = ArgError::at_least_one("--gpus", n_gpus)?;
-    if n_gpus > 1 {
-        let reason = format!("{n_gpus} cannot be used yet: one GPU at most");
-        return Err(ArgError::other("--gpus", reason));
-    }
     let no_gpu = |reason| ArgError::NoGpu { reason };
     let found = gpu::count().map_err(no_gpu)?;
     gpu::check_kernels().map_err(no_gpu)?;

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use moeshard_cuda::driver::gpu::Gpu;
-use moeshard_cuda::{CudaConfig, CudaDevice};
+use moeshard_cuda::{CudaConfig, CudaDevice, PeerWorld};
 use moeshard_encoder::model::Model;
 use moeshard_engine::{CpuRanks, DeviceMaker, Layout, RankEngine, StartError};
 use moeshard_tensor::collective::Collective;
@@ -14,6 +15,9 @@ use moeshard_tensor::device::DeviceError;
 
 use super::config::ComputeConfig;
 use super::load::dtype;
+
+/// The longest that a rank on a GPU waits for the others at a time.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A kind of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +94,7 @@ pub(super) fn start(
         }
         #[cfg(feature = "emulated")]
         DeviceKind::Emulated => {
-            let ranks = EmulatedRanks(cuda_config(model, compute));
+            let ranks = emulated_ranks(model, compute);
             RankEngine::start(model, layout, ranks, progress)
         }
     }
@@ -103,6 +107,7 @@ pub(crate) struct GpuRanks {
     n_gpus: usize,
     /// The library for products, if there is one.
     cublaslt: Option<PathBuf>,
+    world: Arc<PeerWorld>,
 }
 
 impl DeviceMaker for GpuRanks {
@@ -114,14 +119,17 @@ impl DeviceMaker for GpuRanks {
             gpu.use_cublaslt(path)?;
             tracing::info!(path = %path.display(), "cuBLASLt computes dense layers that it takes");
         }
-        CudaDevice::new(self.config, gpu, collective)
+        CudaDevice::new(self.config, gpu, collective)?.meet_peers(&self.world)
     }
 }
 
 /// Ranks on emulated GPUs, one each.
 #[cfg(feature = "emulated")]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct EmulatedRanks(pub(crate) CudaConfig);
+#[derive(Clone, Debug)]
+pub(crate) struct EmulatedRanks {
+    config: CudaConfig,
+    world: Arc<PeerWorld>,
+}
 
 #[cfg(feature = "emulated")]
 impl DeviceMaker for EmulatedRanks {
@@ -129,7 +137,7 @@ impl DeviceMaker for EmulatedRanks {
 
     fn make(&self, collective: Box<dyn Collective>) -> Result<Self::Device, DeviceError> {
         let driver = moeshard_cuda::driver::emulated::Emulated::new();
-        CudaDevice::new(self.0, driver, collective)
+        CudaDevice::new(self.config, driver, collective)?.meet_peers(&self.world)
     }
 }
 
@@ -139,11 +147,21 @@ pub(crate) fn gpu_ranks(model: &Model, compute: &ComputeConfig, n_gpus: usize) -
         config: cuda_config(model, compute),
         n_gpus,
         cublaslt: compute.cublaslt.clone(),
+        world: PeerWorld::new(compute.n_ranks, DEADLINE),
+    }
+}
+
+/// Ranks on as many emulated GPUs.
+#[cfg(feature = "emulated")]
+pub(crate) fn emulated_ranks(model: &Model, compute: &ComputeConfig) -> EmulatedRanks {
+    EmulatedRanks {
+        config: cuda_config(model, compute),
+        world: PeerWorld::new(compute.n_ranks, DEADLINE),
     }
 }
 
 /// What a model needs of a GPU.
-pub(crate) fn cuda_config(model: &Model, compute: &ComputeConfig) -> CudaConfig {
+fn cuda_config(model: &Model, compute: &ComputeConfig) -> CudaConfig {
     CudaConfig {
         dtype: dtype(model, compute),
     }

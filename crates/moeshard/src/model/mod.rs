@@ -15,7 +15,7 @@ pub use args::{ComputeArgs, HeadArgs, ModelArgs};
 pub use config::{ComputeConfig, ModelConfig, Source};
 pub use devices::DeviceKind;
 #[cfg(feature = "emulated")]
-pub(crate) use devices::{EmulatedRanks, cuda_config};
+pub(crate) use devices::emulated_ranks;
 pub(crate) use devices::{cpu_ranks, gpu_ranks};
 pub use load::{Loaded, describe, dtype, load};
 pub use open::{Opened, open};

@@ -14,9 +14,9 @@ use moeshard_engine::placement::place;
 use moeshard_tensor::collective::{Collective, Solo, in_process};
 use moeshard_tensor::device::{Device, Routing};
 
-use crate::model::{ComputeConfig, DeviceKind, cpu_ranks, gpu_ranks};
 #[cfg(feature = "emulated")]
-use crate::model::{EmulatedRanks, cuda_config};
+use crate::model::emulated_ranks;
+use crate::model::{ComputeConfig, DeviceKind, cpu_ranks, gpu_ranks};
 
 /// The longest that a rank waits for the others.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -50,7 +50,7 @@ pub(super) fn run(
         }
         #[cfg(feature = "emulated")]
         DeviceKind::Emulated => {
-            let ranks = EmulatedRanks(cuda_config(model, compute));
+            let ranks = emulated_ranks(model, compute);
             run_on(&ranks, model, compute, sequences)
         }
     }

@@ -48,10 +48,6 @@ fn impossible_values_are_named_with_what_is_possible() {
         "--payload-limit must be at least 1, got 0",
     );
     check(
-        &["--gpus", "2"],
-        "--gpus 2 cannot be used yet: one GPU at most",
-    );
-    check(
         &["--device", "cpu", "--gpus", "1"],
         "--gpus 1 has no effect without --device cuda",
     );

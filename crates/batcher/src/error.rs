@@ -64,7 +64,7 @@ pub enum SubmitError {
     /// The engine refused the sequence.
     #[error("{0}")]
     Input(String),
-    /// The engine broke while it held the sequence, or gave an unusable answer.
+    /// The engine gave an unusable answer.
     #[error("{0}")]
     Backend(String),
     /// There is too much accepted work.
@@ -96,7 +96,7 @@ pub enum SubmitError {
     /// The model is still loading.
     #[error("the model is not loaded yet")]
     Starting,
-    /// The model could not be loaded, or the engine broke earlier.
+    /// The model could not be loaded, or the engine broke: while it held the sequence, or before.
     #[error("the model cannot answer: {0}")]
     Unhealthy(String),
     /// The server is shutting down.

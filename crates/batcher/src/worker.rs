@@ -119,13 +119,10 @@ impl Worker {
     /// Marks the engine as broken: this batch and everything that still waits gets an error.
     fn poison(&self, batch: Vec<Sequence>, reason: &str) {
         tracing::error!(reason, "the engine failed and is taken out of service");
-        let error = SubmitError::Backend(format!("the engine failed: {reason}"));
+        let reason = format!("the engine failed: {reason}");
         // First, so that a client that has its error already sees the server unhealthy.
-        let _ = self
-            .shared
-            .failure
-            .set(format!("the engine failed: {reason}"));
-        refuse_all(batch, &error);
+        let _ = self.shared.failure.set(reason.clone());
+        refuse_all(batch, &SubmitError::Unhealthy(reason));
     }
 }
 

@@ -299,7 +299,7 @@ async fn a_broken_engine_is_taken_out_of_service() {
             .submit(text("hello"), &options)
             .await
             .expect_err("it is broken");
-        assert_eq!(error, SubmitError::Backend(reason.to_owned()));
+        assert_eq!(error, SubmitError::Unhealthy(reason.to_owned()));
         assert_eq!(handle.readiness(), Readiness::Failed(reason.to_owned()));
         let error = handle
             .submit(text("hello"), &options)

@@ -18,7 +18,7 @@ use crate::rank::{DeviceMaker, Rank, RankJob, RankSetUp, start};
 
 /// The longest that a rank waits for the others in one collective. Ranks of one process wait for
 /// each other's arithmetic only; a rank that dies is noticed at once, whatever this is.
-const DEADLINE: Duration = Duration::from_secs(3600);
+const DEADLINE: Duration = Duration::from_secs(600);
 
 /// Each rank is a thread with a copy of everything but the experts.
 const MAX_RANKS: usize = 64;

@@ -1,8 +1,10 @@
 //! Ranks that fail, batches that do not fit, and devices of every rank.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::thread;
+use std::time::Instant;
 
 use moeshard_tensor::cpu::{CpuDevice, Isa};
 use moeshard_tensor::dtype::DType;
@@ -11,11 +13,36 @@ use moeshard_tensor::timed::Timed;
 use super::*;
 use crate::cpu::CpuRanks;
 
-/// A world in which one rank's first reduction fails, or panics.
+/// How a rank ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Error,
+    Panic,
+}
+
+/// A rank's end of a world that works so many times; then the rank ends.
 struct Breaking {
     end: Box<dyn Collective>,
-    breaks: bool,
-    panics: bool,
+    n_left: Cell<usize>,
+    how: End,
+}
+
+impl Breaking {
+    fn next(&self, op: &'static str) -> Result<(), CollectiveError> {
+        match (self.n_left.get(), self.how) {
+            (0, End::Panic) => panic!("a rank panics on purpose"),
+            (0, End::Error) => Err(CollectiveError::Deadline {
+                op,
+                rank: self.rank(),
+                world_size: self.world_size(),
+                waited: Duration::from_secs(1),
+            }),
+            (n, _) => {
+                self.n_left.set(n - 1);
+                Ok(())
+            }
+        }
+    }
 }
 
 impl Collective for Breaking {
@@ -31,6 +58,7 @@ impl Collective for Breaking {
         counts: &[usize],
         recv: &mut [f32],
     ) -> Result<(), CollectiveError> {
+        self.next("all_gather")?;
         self.end.all_gather(send, counts, recv)
     }
     fn reduce_scatter(
@@ -39,23 +67,32 @@ impl Collective for Breaking {
         counts: &[usize],
         recv: &mut [f32],
     ) -> Result<(), CollectiveError> {
-        if !self.breaks {
-            return self.end.reduce_scatter(send, counts, recv);
-        }
-        assert!(!self.panics, "a rank panics on purpose");
-        Err(CollectiveError::Deadline {
-            op: "reduce_scatter",
-            rank: self.rank(),
-            world_size: self.world_size(),
-            waited: Duration::from_secs(1),
-        })
+        self.next("reduce_scatter")?;
+        self.end.reduce_scatter(send, counts, recv)
     }
     fn all_reduce(&self, data: &mut [f32]) -> Result<(), CollectiveError> {
+        self.next("all_reduce")?;
         self.end.all_reduce(data)
     }
     fn broadcast(&self, data: &mut [f32], root: usize) -> Result<(), CollectiveError> {
+        self.next("broadcast")?;
         self.end.broadcast(data, root)
     }
+}
+
+/// An engine of which rank `broken` ends after so many collectives.
+fn breaking(n_ranks: usize, broken: usize, n_left: usize, how: End) -> RankEngine {
+    let ends = collectives(n_ranks).into_iter().enumerate();
+    let ends = ends.map(|(rank, end)| match rank == broken {
+        true => Box::new(Breaking {
+            end,
+            n_left: Cell::new(n_left),
+            how,
+        }),
+        false => end,
+    });
+    let engine = RankEngine::start_over(&model(), layout(n_ranks), cpu(), ends.collect(), &told());
+    engine.expect("it loads")
 }
 
 fn model() -> Arc<Model> {
@@ -99,20 +136,11 @@ fn batch() -> PackedBatch {
 
 #[test]
 fn a_rank_that_fails_or_panics_ends_the_pass_with_its_own_reason() {
-    for (panics, reason) in [
-        (false, "rank 1: reduce_scatter"),
-        (true, "rank 1 has stopped"),
+    for (how, reason) in [
+        (End::Error, "rank 1: all_gather"),
+        (End::Panic, "rank 1 has stopped"),
     ] {
-        let ends = collectives(3).into_iter().enumerate().map(|(rank, end)| {
-            let breaks = rank == 1;
-            Box::new(Breaking {
-                end,
-                breaks,
-                panics,
-            }) as Box<dyn Collective>
-        });
-        let engine = RankEngine::start_over(&model(), layout(3), cpu(), ends.collect(), &told());
-        let engine = engine.expect("it loads");
+        let engine = breaking(3, 1, 0, how);
         // The second time nobody is left to ask; the reason stays.
         for _ in 0..2 {
             let error = engine.run(&batch()).expect_err("a rank is broken");
@@ -121,6 +149,46 @@ fn a_rank_that_fails_or_panics_ends_the_pass_with_its_own_reason() {
             };
             assert!(message.starts_with(reason), "{message}");
         }
+    }
+}
+
+#[test]
+fn whenever_a_rank_ends_nobody_waits_for_it() {
+    let mut state = 1_usize;
+    let mut draw = |n: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % n
+    };
+    for _ in 0..100 {
+        let n_ranks = 2 + draw(3);
+        let (broken, n_left) = (draw(n_ranks), draw(40));
+        let how = [End::Error, End::Panic][draw(2)];
+        let engine = breaking(n_ranks, broken, n_left, how);
+        let what = format!("rank {broken} of {n_ranks} after {n_left}, {how:?}");
+        let mut n_passes = 0;
+        loop {
+            let started = Instant::now();
+            let answer = engine.run(&batch());
+            assert!(started.elapsed() < Duration::from_secs(1), "{what}");
+            match answer {
+                Ok(rows) => assert_eq!(rows.len(), 2),
+                Err(EngineError::Failed(reason)) => {
+                    assert!(
+                        reason.starts_with(&format!("rank {broken}")),
+                        "{what}: {reason}"
+                    );
+                    break;
+                }
+                Err(error) => panic!("{what}: {error:?}"),
+            }
+            n_passes += 1;
+            assert!(n_passes <= 40, "{what}");
+        }
+        let started = Instant::now();
+        drop(engine);
+        assert!(started.elapsed() < Duration::from_secs(1), "{what}");
     }
 }
 

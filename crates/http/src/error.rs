@@ -11,6 +11,9 @@ use moeshard_batcher::SubmitError;
 
 use crate::wire::{ErrorBody, OpenAiError, OpenAiErrorBody};
 
+/// After this it is worth asking a server again that is down: another may have taken its place.
+const RESTART: Duration = Duration::from_secs(5);
+
 /// Most characters of a message: it may quote what the client sent, which may be a whole body.
 const LONGEST_MESSAGE: usize = 1000;
 
@@ -130,6 +133,7 @@ impl RequestError {
             Self::Submit(SubmitError::Starting) | Self::TooManyBytes => {
                 Some(Duration::from_secs(1))
             }
+            Self::Submit(SubmitError::Unhealthy(_) | SubmitError::Closed) => Some(RESTART),
             _ => None,
         }
     }
@@ -376,6 +380,15 @@ mod tests {
             n_bytes: 2,
             max_bytes: 1,
             retry_after: Duration::from_secs(3),
+        }
+    }
+
+    #[test]
+    fn who_finds_a_server_that_goes_down_is_told_when_to_come_again() {
+        for error in [SubmitError::Unhealthy("broken".into()), SubmitError::Closed] {
+            let response = RequestError::from(error).render("/embed");
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(response.headers()[header::RETRY_AFTER], "5");
         }
     }
 

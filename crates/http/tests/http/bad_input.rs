@@ -580,7 +580,7 @@ async fn an_engine_that_panics_makes_the_server_unhealthy_not_dead() {
     let answer = server.post("/embed", r#"{"inputs":"hello"}"#).await;
     assert_eq!(
         (answer.status, &answer.json()["error_type"]),
-        (424, &json!("Backend"))
+        (503, &json!("Unhealthy"))
     );
     for path in ["/health", "/ready", "/ping"] {
         let answer = server.get(path).await;

@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use moeshard_batcher::ModelSlot;
+use moeshard_batcher::{ModelSlot, Readiness};
 use moeshard_http::AppState;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -24,10 +24,17 @@ pub use args::{DEFAULT_PORT, InfoOverrides, ServeArgs, ServeConfig, ServerArgs};
 
 use crate::model;
 
+/// How often the engine's health is looked at.
+const WATCH: Duration = Duration::from_millis(50);
+
+/// How long a server whose engine has failed says so before it ends: whoever sends it requests sees it.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// Serves until SIGINT or SIGTERM.
 ///
 /// # Errors
-/// If an argument is impossible, the port is taken, or the model cannot be loaded; one sentence.
+/// If an argument is impossible, the port is taken, the model cannot be loaded, or the engine fails; one
+/// sentence.
 pub fn run(args: ServeArgs) -> Result<()> {
     if args.server.max_concurrent_requests.is_some() {
         tracing::warn!(
@@ -48,6 +55,7 @@ async fn serve(config: ServeConfig) -> Result<()> {
     let shutdown = signals::shutdown()?;
     let timeout = config.http.shutdown_timeout;
     let slot = ModelSlot::new();
+    let watched = slot.clone();
     let state = AppState::new(slot.clone(), config.http.clone());
     let (stop, stopped) = oneshot::channel::<()>();
     let mut server = tokio::spawn(moeshard_http::serve(listener, state, async {
@@ -64,18 +72,36 @@ async fn serve(config: ServeConfig) -> Result<()> {
         () = &mut shutdown => return Ok(()),
         loaded = loading => loaded.context("loading was aborted")??,
     };
-    tokio::select! {
-        () = &mut shutdown => {}
+    let failure = tokio::select! {
+        () = &mut shutdown => None,
+        reason = failure(&watched) => {
+            tokio::time::sleep(LINGER).await;
+            Some(reason)
+        }
         ended = &mut server => {
             server_result(ended)?;
             bail!("the server stopped");
         }
-    }
+    };
     let _ = stop.send(());
     server_result(server.await)?;
+    if let Some(reason) = failure {
+        // What has failed may never end.
+        bail!(reason);
+    }
     finish(&worker, timeout).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Waits until the engine has failed, which it does not come back from.
+async fn failure(slot: &ModelSlot) -> String {
+    loop {
+        if let Readiness::Failed(reason) = slot.readiness() {
+            return reason;
+        }
+        tokio::time::sleep(WATCH).await;
+    }
 }
 
 fn server_result(ended: Result<io::Result<()>, JoinError>) -> Result<()> {
@@ -140,5 +166,20 @@ async fn finish(worker: &JoinHandle<()>, timeout: Duration) {
             timeout_s = timeout.as_secs(),
             "gave up on a batch that takes too long"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_failure_is_seen_and_nothing_else() {
+        let slot = ModelSlot::new();
+        let waited = tokio::time::timeout(3 * WATCH, failure(&slot)).await;
+        assert!(waited.is_err(), "a model that loads has not failed");
+        slot.fail("rank 1 is gone");
+        let reason = tokio::time::timeout(20 * WATCH, failure(&slot)).await;
+        assert_eq!(reason.expect("seen"), "rank 1 is gone");
     }
 }

@@ -8,9 +8,13 @@ use moeshard_encoder::shard::Strategy;
 use moeshard_tensor::dtype::DType;
 
 use crate::arg_error::ArgError;
+use crate::cost::{Cost, Rates, Spread, best};
 use crate::display::{Table, count, listed, size};
 use crate::footprint::{Parameters, largest_rank};
 use crate::model::{ComputeConfig, ModelArgs, ModelConfig, Opened, describe, open};
+
+/// Ranks whose costs are shown unless another number is asked for.
+const EXPLAINED_RANKS: usize = 4;
 
 /// Flags of `moeshard inspect`.
 #[derive(Clone, Debug, clap::Args)]
@@ -18,6 +22,15 @@ pub struct InspectArgs {
     /// Which model to show
     #[command(flatten)]
     pub model: ModelArgs,
+
+    /// Show what each layout of the experts costs the busiest of --ranks ranks (4 if not given)
+    /// instead: work, bytes, time by the rates of --rates
+    #[arg(long)]
+    pub explain: bool,
+
+    /// Tokens of a batch, for --explain
+    #[arg(long, value_name = "N", default_value_t = 16_384)]
+    pub batch_tokens: usize,
 
     /// Show the memory for 1 to N ranks
     #[arg(long, value_name = "N", default_value_t = 8)]
@@ -30,9 +43,19 @@ pub struct InspectArgs {
 /// If an argument is impossible or the model cannot be opened.
 pub fn run(args: InspectArgs) -> Result<()> {
     let max_ranks = ArgError::at_least_one("--max-ranks", args.max_ranks)?;
+    let batch_tokens = ArgError::at_least_one("--batch-tokens", args.batch_tokens)?;
+    let n_ranks = args.model.compute.ranks.unwrap_or(EXPLAINED_RANKS);
     let config = ModelConfig::try_from(args.model)?;
     let opened = open(&config)?;
     let mut out = io::stdout().lock();
+    if args.explain {
+        return explain(
+            &opened.model,
+            &config.compute,
+            (n_ranks, batch_tokens),
+            &mut out,
+        );
+    }
     show(&opened, &config.compute, &mut out)?;
     show_parameters(&opened.model, &mut out)?;
     show_memory(&opened.model, &config.compute, max_ranks, &mut out)?;
@@ -152,4 +175,61 @@ fn show_memory_in(
         table.row([n_ranks.to_string()].into_iter().chain(cells));
     }
     table.write(out)
+}
+
+/// A row for each layout, and for those that depend on the routing one for the worst.
+fn explain(
+    model: &Model,
+    compute: &ComputeConfig,
+    batch: (usize, usize),
+    out: &mut dyn Write,
+) -> Result<()> {
+    let (spec, dtype) = (&model.spec, compute.dtype.unwrap_or(DType::BF16));
+    let (rates, (n_ranks, n_tokens)) = (Rates::of(compute)?, batch);
+    let capacity = Strategy::Capacity { factor: 1.25 };
+    let rows = [
+        ("sharded", Strategy::Sharded, Spread::Even),
+        ("parallel, even routing", Strategy::Parallel, Spread::Even),
+        (
+            "parallel, all to one rank",
+            Strategy::Parallel,
+            Spread::OneRank,
+        ),
+        ("capacity 1.25, all to one rank", capacity, Spread::OneRank),
+        ("replicated", Strategy::Replicated, Spread::Even),
+    ];
+    let tokens = count(n_tokens as u64);
+    writeln!(
+        out,
+        "experts of the busiest of {n_ranks} ranks for {tokens} tokens in {dtype}, all layers"
+    )?;
+    writeln!(out, "rates: {rates}")?;
+    let mut table = Table::new([
+        "layout",
+        "weights",
+        "multiply-adds",
+        "memory",
+        "exchanged",
+        "time",
+    ]);
+    for (name, strategy, spread) in rows {
+        let weights = largest_rank(spec, strategy, n_ranks, dtype);
+        let Ok(weights) = weights else {
+            table.row([name.to_owned(), "impossible".to_owned()]);
+            continue;
+        };
+        let cost = Cost::of(spec, strategy, spread, batch, dtype);
+        table.row([
+            name.to_owned(),
+            size(weights),
+            count(cost.multiply_adds),
+            size(cost.memory_bytes),
+            size(cost.exchanged_bytes),
+            format!("{:.3} ms", 1e3 * cost.seconds(&rates)),
+        ]);
+    }
+    table.write(out)?;
+    let best = best(spec, batch, dtype, &rates, |_| true);
+    writeln!(out, "auto on GPUs with room for everything: {best}")?;
+    Ok(())
 }

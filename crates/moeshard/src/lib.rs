@@ -15,6 +15,7 @@ pub mod bench;
 pub mod bulk;
 pub mod classify;
 pub mod cli;
+pub mod cost;
 mod display;
 pub mod doctor;
 pub mod embed;

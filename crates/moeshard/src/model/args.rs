@@ -91,9 +91,14 @@ pub struct ComputeArgs {
     pub dtype: Option<DType>,
 
     /// How experts are laid out over ranks: auto, sharded, parallel, capacity or replicated
-    /// [default: auto, which is sharded over several ranks]
+    /// [default: auto, which is sharded over several ranks; on GPUs replicated where that is
+    /// faster and fits, see `moeshard inspect --explain`]
     #[arg(long, value_name = "LAYOUT")]
     pub experts: Option<String>,
+
+    /// A gpu-check.json, by whose rates `--experts auto` chooses on GPUs [default: a data sheet's]
+    #[arg(long, value_name = "FILE")]
+    pub rates: Option<PathBuf>,
 
     /// With --experts capacity: room of an expert over its even share of a batch; what exceeds it
     /// is dropped [default: 1.25]

@@ -70,6 +70,10 @@ pub struct ComputeConfig {
     pub dtype: Option<DType>,
     /// How experts are laid out.
     pub strategy: Strategy,
+    /// Whether the layout may be another, by what it costs.
+    pub is_auto: bool,
+    /// By which rates; `None` for a data sheet's.
+    pub rates: Option<PathBuf>,
     /// Most tokens that an expert takes from one sequence.
     pub sequence_capacity: Option<usize>,
 }
@@ -111,6 +115,8 @@ impl TryFrom<ComputeArgs> for ComputeConfig {
             n_threads,
             shares_cores: args.share_cores,
             dtype: args.dtype,
+            is_auto: args.experts.as_deref().is_none_or(|name| name == "auto"),
+            rates: args.rates,
             strategy: strategy(args.experts.as_deref(), args.capacity_factor, n_ranks)?,
             sequence_capacity,
         })

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use moeshard_batcher::{
     BatcherConfig, Engine, Handle, ModelInfo, PackedBatch, Task, TokenizerPool, pair,
 };
+use moeshard_cuda::driver::gpu;
 use moeshard_encoder::model::Model;
 use moeshard_encoder::trained_head::pooling_name;
 use moeshard_engine::RankEngine;
@@ -15,7 +16,8 @@ use moeshard_tensor::dtype::DType;
 use super::config::ComputeConfig;
 use super::devices::{self, DeviceKind};
 use super::open::Opened;
-use crate::footprint::bytes_to_read;
+use crate::cost::{Rates, best};
+use crate::footprint::{bytes_to_read, largest_rank};
 use crate::progress::Progress;
 
 /// A model that answers.
@@ -37,6 +39,7 @@ pub fn load(
     batcher: BatcherConfig,
     adjust: impl FnOnce(&mut ModelInfo) -> Result<()>,
 ) -> Result<Loaded> {
+    let compute = &settled(&opened.model, compute)?;
     let Opened {
         mut model,
         name,
@@ -107,6 +110,35 @@ pub fn dtype(model: &Model, compute: &ComputeConfig) -> DType {
         (own, _) => own,
     };
     compute.dtype.unwrap_or(own)
+}
+
+/// What to compute with, the layout of the experts decided.
+///
+/// # Errors
+/// If the rates cannot be read.
+pub fn settled(model: &Model, compute: &ComputeConfig) -> Result<ComputeConfig> {
+    let mut settled = compute.clone();
+    let is_cuda = matches!(compute.device, DeviceKind::Cuda { .. });
+    if !compute.is_auto || !is_cuda || compute.n_ranks == 1 {
+        return Ok(settled);
+    }
+    let (dtype, n_ranks) = (dtype(model, compute), compute.n_ranks);
+    let rates = Rates::of(compute)?;
+    // Some room for what a batch takes.
+    let memory = gpu::list()
+        .ok()
+        .and_then(|gpus| Some(gpus.first()?.n_bytes / 10 * 8));
+    let fits = |strategy| {
+        let bytes = largest_rank(&model.spec, strategy, n_ranks, dtype);
+        bytes
+            .ok()
+            .zip(memory)
+            .is_some_and(|(bytes, memory)| bytes <= memory)
+    };
+    let batch = (n_ranks, BatcherConfig::default().max_batch_tokens);
+    settled.strategy = best(&model.spec, batch, dtype, &rates, fits);
+    tracing::info!(experts = %settled.strategy, %rates, "layout chosen by its cost");
+    Ok(settled)
 }
 
 /// What clients are told of a model.

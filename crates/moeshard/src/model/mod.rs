@@ -17,5 +17,5 @@ pub use devices::DeviceKind;
 #[cfg(feature = "emulated")]
 pub(crate) use devices::emulated_ranks;
 pub(crate) use devices::{cpu_ranks, gpu_ranks};
-pub use load::{Loaded, describe, dtype, load};
+pub use load::{Loaded, describe, dtype, load, settled};
 pub use open::{Opened, open};

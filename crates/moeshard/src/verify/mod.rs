@@ -15,7 +15,7 @@ use moeshard_tensor::dtype::DType;
 
 use crate::arg_error::ArgError;
 use crate::display::Table;
-use crate::model::{ComputeConfig, ModelArgs, ModelConfig, dtype, open};
+use crate::model::{ComputeConfig, ModelArgs, ModelConfig, dtype, open, settled};
 use compare::{Agreement, Comparison, Worst};
 use device::Trace;
 
@@ -64,6 +64,7 @@ pub fn run(args: VerifyArgs) -> Result<()> {
     let tolerance = tolerance.unwrap_or(default);
     let opened = open(&config)?;
     let model = &opened.model;
+    config.compute = settled(model, &config.compute)?;
     let sequences = sequences::sequences(model, texts.as_deref())?;
     let traces = device::run(model, &config.compute, &sequences)?;
     let comparison = compare_all(model, &config.compute, &sequences, &traces)?;

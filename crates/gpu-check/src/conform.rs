@@ -16,13 +16,7 @@ pub(crate) fn run<R: Driver>(device: &CudaDevice<R>, dtype: DType, scale: &Scale
         true => vec![Shapes::Small, Shapes::Large],
         false => vec![Shapes::Small],
     };
-    let mut suite = Suite {
-        dtype: dtype.to_string(),
-        n_cases: 0,
-        worst: 0.0,
-        worst_case: String::new(),
-        failures: Vec::new(),
-    };
+    let mut suite = Suite::new(&dtype.to_string());
     for shapes in shapes {
         run_suite(device, dtype, (shapes, Paths::Several), SEED, &mut |case| {
             suite.n_cases += 1;

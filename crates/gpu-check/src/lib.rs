@@ -5,6 +5,7 @@ mod conform;
 mod encoders;
 mod experts;
 mod models;
+mod ranks;
 mod report;
 mod scale;
 mod timing;
@@ -21,6 +22,7 @@ use moeshard_cuda::driver::gpu::Gpu;
 use moeshard_cuda::libraries::CUBLASLT;
 use moeshard_cuda::peak::Peak;
 use moeshard_cuda::{CudaConfig, CudaDevice};
+use moeshard_encoder::model::Model;
 use moeshard_tensor::collective::Solo;
 use moeshard_tensor::device::Result as DeviceResult;
 use moeshard_tensor::dtype::DType;
@@ -92,7 +94,11 @@ pub fn main() -> Result<()> {
     })
 }
 
-fn run<R: Driver>(args: &Args, scale: &Scale, open: impl Fn() -> DeviceResult<R>) -> Result<()> {
+fn run<R: Driver>(
+    args: &Args,
+    scale: &Scale,
+    open: impl Fn() -> DeviceResult<R> + Sync,
+) -> Result<()> {
     let device = |dtype| CudaDevice::new(CudaConfig { dtype }, open()?, Box::new(Solo));
     let first = device(args.dtype).context("there is nothing to check")?;
     let mut report = Report::new(first.driver());
@@ -120,6 +126,11 @@ fn run<R: Driver>(args: &Args, scale: &Scale, open: impl Fn() -> DeviceResult<R>
         for model in scale.models {
             let device = device(args.dtype)?;
             encoders::run(device, model, scale, &folder, &mut report)?;
+        }
+        // The last is the smallest, of which several fit whole.
+        if let Some(shape) = scale.models.last() {
+            let model = Model::open(&folder.join(shape.name))?;
+            ranks::run(&open, args.dtype, (shape, &model), scale, &mut report)?;
         }
         report.write(&args.out)?;
     }

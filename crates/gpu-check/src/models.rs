@@ -75,7 +75,7 @@ impl ModelShape {
         d_ff: 32,
         n_heads: 1,
         n_layers: 2,
-        n_experts: 3,
+        n_experts: 4,
         vocab_size: 50,
         batches: &[(2, 3)],
         block: 1 << 12,

@@ -25,6 +25,9 @@ pub(crate) struct Report {
     /// Version of cuBLASLt, where dense layers run on it.
     cublaslt: Option<usize>,
     pub(crate) peak: Option<Peak>,
+    /// Bytes per second that a rank gets from others, and seconds to meet them: ranks on this one GPU.
+    pub(crate) exchanged_bytes: Option<f64>,
+    pub(crate) meet_seconds: Option<f64>,
     pub(crate) suites: Vec<Suite>,
     rows: Vec<Row>,
 }
@@ -56,6 +59,19 @@ pub(crate) struct Suite {
     pub(crate) worst: f64,
     pub(crate) worst_case: String,
     pub(crate) failures: Vec<Failure>,
+}
+
+impl Suite {
+    /// One that has not begun.
+    pub(crate) fn new(dtype: &str) -> Self {
+        Self {
+            dtype: dtype.to_owned(),
+            n_cases: 0,
+            worst: 0.0,
+            worst_case: String::new(),
+            failures: Vec::new(),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -126,6 +142,8 @@ impl Report {
             memory_bytes: properties.n_bytes,
             cublaslt: driver.cublaslt().map(CublasLt::version),
             peak: None,
+            exchanged_bytes: None,
+            meet_seconds: None,
             suites: Vec::new(),
             rows: Vec::new(),
         }
@@ -175,10 +193,11 @@ impl Report {
                 failures,
             } = suite;
             let n_failed = failures.len();
-            let _ = writeln!(
-                text,
-                "- {dtype}: {n_cases} cases, {n_failed} failed; worst at {worst:.2} of what is allowed ({worst_case})"
-            );
+            let worst = match worst_case.as_str() {
+                "" => String::new(),
+                case => format!("; worst at {worst:.2} of what is allowed ({case})"),
+            };
+            let _ = writeln!(text, "- {dtype}: {n_cases} cases, {n_failed} failed{worst}");
             for failure in failures {
                 let _ = writeln!(text, "  - {}: {}", failure.case, failure.reason);
             }

@@ -30,12 +30,17 @@ fn benchmarks_run_and_are_written() {
         "dense, 16 → 32",
         "Switch, 2 × 3 tokens",
         "nomic, 2 × 3 tokens",
+        "nomic, 2 × 3 tokens, 4 ranks on one GPU",
+        "gathering, 2 ranks on one GPU",
     ] {
         let is_there = |row: &serde_json::Value| {
             row["name"] == name && row["ms"].as_f64().is_some_and(|ms| ms > 0.0)
         };
         assert!(rows.iter().any(is_there), "{name}: {shown}");
     }
+    let suites = report["suites"].as_array().expect("suites");
+    assert_eq!(suites.len(), 2, "{shown}");
+    assert!(report["meet_seconds"].as_f64().is_some_and(|s| s > 0.0));
 }
 
 #[test]

@@ -42,9 +42,11 @@ fn check(case: &str, layout: Layout, exchange: &str) {
     };
     let world = PeerWorld::new(layout.n_ranks, DEADLINE);
     let make = |end, _: &[usize]| {
-        let device = CudaDevice::new(config, Emulated::new(), end).expect("a device");
+        let driver = Emulated::with_nccl().expect("a library");
+        let device = CudaDevice::new(config, driver, end).expect("a device");
         match exchange {
             "peers" => device.meet_peers(&world).expect("peers"),
+            "nccl" => device.join_nccl(DEADLINE).expect("a world"),
             _ => device,
         }
     };
@@ -91,7 +93,7 @@ fn every_strategy_on_some_ranks() {
             dtype: DType::F32,
             ..Layout::default()
         };
-        for exchange in ["host", "peers"] {
+        for exchange in ["host", "peers", "nccl"] {
             check("nomic_moe", layout, exchange);
             check("switch", layout, exchange);
         }

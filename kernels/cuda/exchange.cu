@@ -14,6 +14,10 @@
 // in `starts`, u32 [world + 1], so that a graph serves any; rows of `out` beyond the last, up to n_padded, are `fill`
 // or zero.
 //
+// Where a library has brought all ranks' rows here, they lie `stride` bytes apart from `buffers` on, and half is zero:
+// `gather` as above, after `publish`; `sum` of rows that are for this rank alone, after the others' were taken apart
+// for them (`spread`).
+//
 // Nothing here waits but `meet`, in one warp: other ranks' kernels find room on the same GPU. After a rank has waited
 // in vain it waits for nobody any more, and what it computes is worthless; whoever reads a result looks at `state`.
 //
@@ -28,6 +32,12 @@ constexpr u64 HAS_LEFT = 1ull << 32;
 
 // Which half of its buffer a rank writes to before it has met the others for the `n`-th time, and is read after.
 __device__ inline u64 half_of(u64 n, u64 half_bytes) { return n % 2 * half_bytes; }
+
+// Where the rows of a rank are: at an address of its own, or one after the other.
+__device__ inline const unsigned char* rows_of(const u64* buffers, u64 stride, unsigned peer) {
+    if (stride == 0) return reinterpret_cast<const unsigned char*>(buffers[peer]);
+    return reinterpret_cast<const unsigned char*>(buffers) + peer * stride;
+}
 
 // Copies n_words words of four bytes to this rank's buffer, from `offset` bytes on; a multiple of 16.
 extern "C" __global__ void exchange_publish(const unsigned* from, u64 n_words, unsigned char* buffer, u64 half_bytes,
@@ -75,9 +85,9 @@ extern "C" __global__ void exchange_meet(const u64* inboxes, u64* state, unsigne
 KERNEL(exchange_meet)
 
 // The rows of all ranks, of row_words words each.
-extern "C" __global__ void exchange_gather(const u64* buffers, u64 half_bytes, u64 offset, const u64* state,
-                                           const unsigned* starts, unsigned world, unsigned row_words,
-                                           unsigned n_padded, unsigned fill, unsigned* out) {
+extern "C" __global__ void exchange_gather(const u64* buffers, u64 stride, u64 half_bytes, u64 offset,
+                                           const u64* state, const unsigned* starts, unsigned world,
+                                           unsigned row_words, unsigned n_padded, unsigned fill, unsigned* out) {
     const u64 half = half_of(state[0], half_bytes) + offset;
     const bool is_fours = row_words % 4 == 0;
     const u64 words = is_fours ? row_words / 4 : row_words;
@@ -87,7 +97,7 @@ extern "C" __global__ void exchange_gather(const u64* buffers, u64 half_bytes, u
         unsigned peer = 0;
         while (peer < world && row >= starts[peer + 1]) ++peer;
         const u64 from = peer < world ? i - starts[peer] * words : 0;
-        const unsigned char* rows = peer < world ? reinterpret_cast<const unsigned char*>(buffers[peer]) + half : nullptr;
+        const unsigned char* rows = peer < world ? rows_of(buffers, stride, peer) + half : nullptr;
         if (is_fours) {
             uint4 four = {fill, fill, fill, fill};
             if (rows != nullptr) four = reinterpret_cast<const uint4*>(rows)[from];
@@ -101,7 +111,7 @@ KERNEL(exchange_gather)
 
 // This rank's rows, summed over ranks in f32.
 template <class T>
-__device__ void sum_of(const u64* buffers, u64 half, const unsigned* starts, unsigned rank, unsigned world,
+__device__ void sum_of(const u64* buffers, u64 stride, u64 half, const unsigned* starts, unsigned rank, unsigned world,
                        unsigned n_cols, unsigned n_padded, T* out) {
     // Rows of types of 16 bits begin at multiples of 16 bytes.
     constexpr unsigned N = sizeof(T) == 2 ? 8 : 1;
@@ -109,13 +119,14 @@ __device__ void sum_of(const u64* buffers, u64 half, const unsigned* starts, uns
         T of[N];
     };
     const u64 pieces = n_cols / N, n_rows = starts[rank + 1] - starts[rank];
+    const u64 first = stride == 0 ? starts[rank] * pieces : 0;
     const u64 step = static_cast<u64>(gridDim.x) * blockDim.x;
     for (u64 i = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x; i < n_padded * pieces; i += step) {
         float sums[N] = {};
         if (i < n_rows * pieces) {
             for (unsigned peer = 0; peer < world; ++peer) {
-                const Piece* rows = reinterpret_cast<const Piece*>(buffers[peer] + half);
-                const Piece piece = rows[starts[rank] * pieces + i];
+                const Piece* rows = reinterpret_cast<const Piece*>(rows_of(buffers, stride, peer) + half);
+                const Piece piece = rows[first + i];
 #pragma unroll
                 for (unsigned j = 0; j < N; ++j) sums[j] += to_float(piece.of[j]);
             }
@@ -128,10 +139,11 @@ __device__ void sum_of(const u64* buffers, u64 half, const unsigned* starts, uns
 }
 
 #define DEFINE(name, T)                                                                                          \
-    extern "C" __global__ void exchange_sum_##name(const u64* buffers, u64 half_bytes, const u64* state,         \
-                                                   const unsigned* starts, unsigned rank, unsigned world,        \
-                                                   unsigned n_cols, unsigned n_padded, T* out) {                 \
-        sum_of<T>(buffers, half_of(state[0], half_bytes), starts, rank, world, n_cols, n_padded, out);           \
+    extern "C" __global__ void exchange_sum_##name(const u64* buffers, u64 stride, u64 half_bytes,               \
+                                                   const u64* state, const unsigned* starts, unsigned rank,      \
+                                                   unsigned world, unsigned n_cols, unsigned n_padded, T* out) { \
+        const u64 half = half_of(state[0], half_bytes);                                                          \
+        sum_of<T>(buffers, stride, half, starts, rank, world, n_cols, n_padded, out);                            \
     }
 FOR_EACH_TYPE(DEFINE)
 #undef DEFINE
@@ -139,3 +151,16 @@ FOR_EACH_TYPE(DEFINE)
 KERNEL(exchange_sum_f32)
 KERNEL(exchange_sum_bf16)
 KERNEL(exchange_sum_f16)
+
+// Takes rows for all ranks apart: those of rank p, of row_words words each, begin p · slot bytes behind `to`.
+extern "C" __global__ void exchange_spread(const unsigned* from, const unsigned* starts, unsigned world,
+                                           unsigned row_words, u64 slot, unsigned char* to) {
+    const u64 step = static_cast<u64>(gridDim.x) * blockDim.x, n_words = static_cast<u64>(starts[world]) * row_words;
+    for (u64 i = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x; i < n_words; i += step) {
+        const unsigned row = static_cast<unsigned>(i / row_words);
+        unsigned peer = 0;
+        while (row >= starts[peer + 1]) ++peer;
+        reinterpret_cast<unsigned*>(to + peer * slot)[i - static_cast<u64>(starts[peer]) * row_words] = from[i];
+    }
+}
+KERNEL(exchange_spread)

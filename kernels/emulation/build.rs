@@ -7,12 +7,16 @@ fn main() {
     println!("cargo::rerun-if-changed=emulate.cpp");
     println!("cargo::rerun-if-changed=hopper_layout.cpp");
     println!("cargo::rerun-if-changed=cublaslt.cpp");
+    println!("cargo::rerun-if-changed=nccl.cpp");
     println!("cargo::rerun-if-changed=../cuda");
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).warnings(false);
     build.flag("-xc++").flag("-include").flag("emulate.h");
     build.include(".").include("../cuda").file("emulate.cpp");
-    build.file("hopper_layout.cpp").file("cublaslt.cpp");
+    build
+        .file("hopper_layout.cpp")
+        .file("cublaslt.cpp")
+        .file("nccl.cpp");
     let kernels = std::fs::read_dir("../cuda").expect("the kernels");
     let mut kernels: Vec<_> = kernels.flatten().map(|entry| entry.path()).collect();
     kernels.sort();

@@ -17,7 +17,7 @@ use moeshard_tensor::dtype::DType;
 use crate::arguments::{check_bias, check_dtype, check_linear, check_shared};
 use crate::attention::Rotations;
 use crate::driver::Driver;
-use crate::exchange::Peers;
+use crate::exchange::Link;
 use crate::gemm::Gemm;
 use crate::memory::{Heap, Region};
 use crate::moe::sorting_bytes;
@@ -45,7 +45,7 @@ pub struct CudaConfig {
 /// One rank on a GPU. It belongs to the thread that made it.
 pub struct CudaDevice<R: Driver> {
     /// First, so that it leaves the others before anything is given back.
-    pub(crate) peers: Option<Peers<R>>,
+    pub(crate) link: Link<R>,
     pub(crate) config: CudaConfig,
     pub(crate) gemm: Gemm,
     pub(crate) region: Rc<RefCell<Region>>,
@@ -86,7 +86,7 @@ impl<R: Driver> CudaDevice<R> {
         let heap = Heap::new(&driver);
         let region = Rc::new(RefCell::new(Region::default()));
         Ok(Self {
-            peers: None,
+            link: Link::Host,
             config,
             gemm,
             pass: RefCell::new(Pass::new(Rc::clone(&heap), Rc::clone(&region))),
@@ -126,7 +126,7 @@ impl<R: Driver> CudaDevice<R> {
     /// If some of it failed.
     pub fn wait(&self) -> Result<()> {
         self.driver.wait()?;
-        self.peers.as_ref().map_or(Ok(()), Peers::check)
+        self.link.check()
     }
 
     /// Has a tensor computed to its end: what experts have said is summed, which would else wait for someone
@@ -176,7 +176,7 @@ impl<R: Driver> CudaDevice<R> {
         let at = self.pass.borrow().address(piece);
         // SAFETY: a piece is as large as what is asked of it, and the region is there once something ran.
         unsafe { self.driver.download(at, to)? };
-        self.peers.as_ref().map_or(Ok(()), Peers::check)
+        self.link.check()
     }
 }
 

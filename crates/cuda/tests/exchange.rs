@@ -1,4 +1,4 @@
-//! Ranks that read each other's memory, against sums and lists on the host.
+//! Ranks that read each other's memory, or exchange by a library, against sums and lists on the host.
 
 use std::sync::Arc;
 use std::thread;
@@ -12,10 +12,12 @@ use moeshard_tensor::dtype::DType;
 
 type Gpu = CudaDevice<Emulated>;
 
+const LINKS: [&str; 2] = ["peers", "nccl"];
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What each rank's device gives, all at once.
 fn on_ranks<T: Send>(
+    link: &str,
     n_ranks: usize,
     dtype: DType,
     deadline: Duration,
@@ -24,12 +26,16 @@ fn on_ranks<T: Send>(
     let world = PeerWorld::new(n_ranks, deadline);
     let ends = in_process(n_ranks, PATIENCE);
     let start = |rank: usize, end: Box<dyn Collective>, world: &Arc<PeerWorld>| {
-        let device = CudaDevice::new(CudaConfig { dtype }, Emulated::new(), end);
-        let device = device.expect("a device").meet_peers(world).expect("peers");
-        assert_eq!(
-            device.exchange(),
-            if n_ranks == 1 { "host" } else { "peers" }
-        );
+        let driver = match link {
+            "nccl" => Emulated::with_nccl().expect("a library"),
+            _ => Emulated::new(),
+        };
+        let device = CudaDevice::new(CudaConfig { dtype }, driver, end).expect("a device");
+        let device = match link {
+            "nccl" => device.join_nccl(deadline).expect("a world"),
+            _ => device.meet_peers(world).expect("peers"),
+        };
+        assert_eq!(device.exchange(), if n_ranks == 1 { "host" } else { link });
         run(rank, device)
     };
     thread::scope(|scope| {
@@ -65,10 +71,10 @@ const COUNTS: [&[&[usize]]; 4] = [
     &[&[9, 8, 9, 8], &[0, 0, 70, 0], &[9, 8, 9, 8]],
 ];
 
-fn check_rows(dtype: DType, n_cols: usize) {
+fn check_rows(link: &str, dtype: DType, n_cols: usize) {
     for rounds in COUNTS {
         let n_ranks = rounds[0].len();
-        on_ranks(n_ranks, dtype, PATIENCE, |rank, device| {
+        on_ranks(link, n_ranks, dtype, PATIENCE, |rank, device| {
             for (round, counts) in rounds.iter().enumerate() {
                 let what = format!("{dtype}, {counts:?}, rank {rank}");
                 let mine = rows(rank, round, counts[rank], n_cols);
@@ -99,17 +105,23 @@ fn check_rows(dtype: DType, n_cols: usize) {
 
 #[test]
 fn rows_are_gathered_and_summed_whatever_their_numbers() {
-    check_rows(DType::F32, 5);
-    check_rows(DType::F32, 8);
-    check_rows(DType::BF16, 24);
-    check_rows(DType::F16, 8);
+    for link in LINKS {
+        check_rows(link, DType::F32, 5);
+        check_rows(link, DType::F32, 8);
+        check_rows(link, DType::BF16, 24);
+        check_rows(link, DType::F16, 8);
+    }
 }
 
 #[test]
 fn routings_are_gathered_and_nobody_is_sent_where_there_is_no_token() {
+    LINKS.iter().for_each(|link| check_routings(link));
+}
+
+fn check_routings(link: &str) {
     for (rounds, top_k) in COUNTS.iter().zip([1, 2, 3, 1]) {
         let n_ranks = rounds[0].len();
-        on_ranks(n_ranks, DType::F32, PATIENCE, |rank, device| {
+        on_ranks(link, n_ranks, DType::F32, PATIENCE, |rank, device| {
             for counts in *rounds {
                 let routing = |rank: usize| Routing {
                     top_k,
@@ -147,7 +159,7 @@ fn gather(device: &Gpu, n_ranks: usize) -> Result<Vec<f32>, DeviceError> {
 #[test]
 fn a_rank_that_leaves_is_noticed_at_once() {
     let start = Instant::now();
-    on_ranks(3, DType::F32, PATIENCE, |rank, device| {
+    on_ranks("peers", 3, DType::F32, PATIENCE, |rank, device| {
         assert_eq!(gather(&device, 3).expect("all are here"), [1.0; 12]);
         if rank == 1 {
             return;
@@ -164,7 +176,7 @@ fn a_rank_that_leaves_is_noticed_at_once() {
 #[test]
 fn a_rank_that_does_not_come_is_waited_for_until_the_deadline() {
     let deadline = Duration::from_millis(300);
-    on_ranks(2, DType::F32, deadline, |rank, device| {
+    on_ranks("peers", 2, DType::F32, deadline, |rank, device| {
         assert!(gather(&device, 2).is_ok());
         if rank == 1 {
             thread::sleep(3 * deadline);
@@ -187,5 +199,40 @@ fn a_rank_that_does_not_come_is_waited_for_until_the_deadline() {
         // It waits for nobody any more.
         assert!(gather(&device, 2).is_err());
         assert!(start.elapsed() < 3 * deadline);
+    });
+}
+
+#[test]
+fn a_rank_that_leaves_is_noticed_by_the_library() {
+    on_ranks("nccl", 3, DType::F32, PATIENCE, |rank, device| {
+        assert_eq!(gather(&device, 3).expect("all are here"), [1.0; 12]);
+        if rank == 1 {
+            return;
+        }
+        let error = gather(&device, 3).expect_err("rank 1 is gone").to_string();
+        assert!(
+            error.starts_with("nccl_all_gather failed on the device: remote"),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn ranks_without_the_library_use_the_host() {
+    let ends = in_process(2, PATIENCE);
+    thread::scope(|scope| {
+        for (rank, end) in ends.into_iter().enumerate() {
+            scope.spawn(move || {
+                let driver = match rank {
+                    0 => Emulated::with_nccl().expect("a library"),
+                    _ => Emulated::new(),
+                };
+                let config = CudaConfig { dtype: DType::F32 };
+                let device = CudaDevice::new(config, driver, Box::new(end)).expect("a device");
+                let device = device.join_nccl(PATIENCE).expect("nobody joins");
+                assert_eq!(device.exchange(), "host");
+                assert_eq!(gather(&device, 2).expect("rows"), [1.0; 8]);
+            });
+        }
     });
 }

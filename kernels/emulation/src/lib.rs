@@ -71,6 +71,17 @@ unsafe extern "C" {
     ) -> c_int;
 
     fn moeshard_emulated_cublaslt(name: *const c_char) -> *const c_void;
+
+    fn moeshard_emulated_nccl(name: *const c_char) -> *const c_void;
+}
+
+/// A function that stands in for NCCL's of that name, with its signature, for ranks that are threads.
+#[must_use]
+pub fn nccl_function(name: &str) -> Option<*const c_void> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the name ends with zero.
+    let function = unsafe { moeshard_emulated_nccl(name.as_ptr()) };
+    (!function.is_null()).then_some(function)
 }
 
 /// A function that stands in for cuBLASLt's of that name, with its signature, on memory of the process.

@@ -10,6 +10,7 @@ use moeshard_tensor::device::{DeviceError, Result};
 use moeshard_tensor::dtype::DType;
 
 use super::cublaslt::{CublasLt, WORKSPACE_BYTES};
+use super::nccl::Nccl;
 use super::{Address, Driver, Launch, Properties, TENSOR_MAP_BYTES};
 
 const ALIGNMENT: usize = 256;
@@ -22,6 +23,7 @@ pub struct Emulated {
     most_bytes: Cell<usize>,
     counts: Cell<Counts>,
     cublaslt: Option<CublasLt>,
+    nccl: Option<Nccl>,
 }
 
 /// What an emulated device was asked for.
@@ -29,7 +31,7 @@ pub struct Emulated {
 pub struct Counts {
     /// Kernels that ran, in graphs or not.
     pub n_launches: u64,
-    /// Those that were products of the library.
+    /// Those that a library did.
     pub n_library: u64,
     /// Graphs that ran.
     pub n_replays: u64,
@@ -63,6 +65,7 @@ impl Emulated {
             most_bytes: Cell::new(usize::MAX),
             counts: Cell::default(),
             cublaslt: None,
+            nccl: None,
         }
     }
 
@@ -74,6 +77,16 @@ impl Emulated {
         let mut driver = Self::new();
         let workspace = driver.allocate(WORKSPACE_BYTES)?;
         driver.cublaslt = Some(CublasLt::emulated(workspace)?);
+        Ok(driver)
+    }
+
+    /// One that has a library for exchanges between ranks of this process.
+    ///
+    /// # Errors
+    /// If it does not load.
+    pub fn with_nccl() -> Result<Self> {
+        let mut driver = Self::new();
+        driver.nccl = Some(Nccl::emulated()?);
         Ok(driver)
     }
 
@@ -122,6 +135,10 @@ impl Driver for Emulated {
 
     fn reach(&self, _: u64) -> Result<bool> {
         Ok(true)
+    }
+
+    fn nccl(&self) -> Option<&Nccl> {
+        self.nccl.as_ref()
     }
 
     fn cublaslt(&self) -> Option<&CublasLt> {
@@ -185,6 +202,13 @@ impl Driver for Emulated {
     unsafe fn launch(&self, launch: &Launch) -> Result<()> {
         self.count(|counts| counts.n_launches += 1);
         if let Some(library) = &self.cublaslt
+            // SAFETY: the caller's promise.
+            && let Some(done) = unsafe { library.launch(launch, std::ptr::null_mut()) }
+        {
+            self.count(|counts| counts.n_library += 1);
+            return done;
+        }
+        if let Some(library) = &self.nccl
             // SAFETY: the caller's promise.
             && let Some(done) = unsafe { library.launch(launch, std::ptr::null_mut()) }
         {

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -14,10 +15,14 @@ use moeshard_tensor::device::{DeviceError, Result};
 use moeshard_tensor::dtype::DType;
 
 use super::cublaslt::{CublasLt, WORKSPACE_BYTES};
+use super::nccl::Nccl;
 use super::{Address, Driver, HOPPER, Launch, Properties, TENSOR_MAP_BYTES};
 
 /// Bytes of each of two pinned buffers: one is filled while the other is copied.
 const STAGING_BYTES: usize = 4 << 20;
+
+/// So long a stream is waited for without rest.
+const SPIN: Duration = Duration::from_micros(200);
 
 /// An NVIDIA GPU.
 pub struct Gpu {
@@ -28,6 +33,7 @@ pub struct Gpu {
     functions: RefCell<HashMap<&'static str, Function>>,
     staging: RefCell<Staging>,
     cublaslt: Option<CublasLt>,
+    nccl: Option<Nccl>,
     /// Of the library; 0 without one.
     workspace: Address,
 }
@@ -155,6 +161,7 @@ impl Gpu {
             functions: RefCell::new(functions),
             staging: RefCell::new(Staging::new().map_err(set_up)?),
             cublaslt: None,
+            nccl: None,
             workspace: 0,
         })
     }
@@ -168,6 +175,15 @@ impl Gpu {
             self.workspace = self.allocate(WORKSPACE_BYTES)?;
         }
         self.cublaslt = Some(CublasLt::open(path, self.workspace)?);
+        Ok(())
+    }
+
+    /// Has ranks exchange by the NCCL of this file, where they do not reach each other's memory.
+    ///
+    /// # Errors
+    /// [`DeviceError::SetUp`] if it does not load.
+    pub fn use_nccl(&mut self, path: &Path) -> Result<()> {
+        self.nccl = Some(Nccl::open(path)?);
         Ok(())
     }
 
@@ -198,8 +214,40 @@ impl Gpu {
     }
 
     fn synchronize(&self, op: &'static str) -> Result<()> {
+        if let Some((nccl, deadline)) = self.nccl.as_ref().and_then(|n| Some((n, n.deadline()?))) {
+            return self.wait_for_others(op, nccl, deadline);
+        }
         // SAFETY: the stream lives as long as this.
         unsafe { result::stream::synchronize(self.stream) }.map_err(|e| failed(op, e))
+    }
+}
+
+impl Gpu {
+    /// Waits for the stream, whose kernels may wait for ranks that are gone.
+    fn wait_for_others(&self, op: &'static str, nccl: &Nccl, deadline: Duration) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            // SAFETY: the stream lives as long as this.
+            match unsafe { sys::cuStreamQuery(self.stream) } {
+                sys::CUresult::CUDA_ERROR_NOT_READY => {}
+                done => return done.result().map_err(|e| failed(op, e)),
+            }
+            let waited = start.elapsed();
+            let looked = nccl.look();
+            if looked.is_err() || waited > deadline {
+                nccl.abort();
+                looked?;
+                return Err(DeviceError::Failed {
+                    op,
+                    reason: format!("other ranks did not come within {waited:?}"),
+                });
+            }
+            // Short waits are the usual ones.
+            match waited < SPIN {
+                true => std::hint::spin_loop(),
+                false => std::thread::sleep(SPIN),
+            }
+        }
     }
 }
 
@@ -264,6 +312,8 @@ impl Drop for Gpu {
         let staging = self.staging.get_mut();
         // SAFETY: nothing is used after this; errors of a driver that goes down have no one to go to.
         unsafe {
+            // First: kernels of it may wait for ranks that are gone.
+            self.nccl = None;
             let _ = result::stream::synchronize(self.stream);
             self.cublaslt = None;
             let _ = result::free_sync(self.workspace);
@@ -330,6 +380,10 @@ impl Driver for Gpu {
             sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED => Ok(true),
             other => other.result().map(|()| true).map_err(failed),
         }
+    }
+
+    fn nccl(&self) -> Option<&Nccl> {
+        self.nccl.as_ref()
     }
 
     fn cublaslt(&self) -> Option<&CublasLt> {
@@ -414,6 +468,12 @@ impl Driver for Gpu {
 
     unsafe fn launch(&self, launch: &Launch) -> Result<()> {
         if let Some(library) = &self.cublaslt
+            // SAFETY: the caller's promise.
+            && let Some(done) = unsafe { library.launch(launch, self.stream.cast()) }
+        {
+            return done;
+        }
+        if let Some(library) = &self.nccl
             // SAFETY: the caller's promise.
             && let Some(done) = unsafe { library.launch(launch, self.stream.cast()) }
         {

@@ -6,11 +6,13 @@ pub mod cublaslt;
 #[cfg(feature = "emulated")]
 pub mod emulated;
 pub mod gpu;
+pub mod nccl;
 
 use moeshard_tensor::device::Result;
 use moeshard_tensor::dtype::DType;
 
 use cublaslt::CublasLt;
+use nccl::Nccl;
 
 /// A place in the memory of a device.
 pub type Address = u64;
@@ -71,6 +73,9 @@ pub trait Driver {
     /// The library for products, if there is one.
     fn cublaslt(&self) -> Option<&CublasLt>;
 
+    /// The library for exchanges with other ranks, if there is one.
+    fn nccl(&self) -> Option<&Nccl>;
+
     /// What other ranks of this process know this device by.
     fn peer_id(&self) -> u64;
 
@@ -116,7 +121,7 @@ pub trait Driver {
     /// As for the trait.
     unsafe fn clear(&self, at: Address, n_bytes: usize) -> Result<()>;
 
-    /// Launches one kernel, or a product of the library.
+    /// Launches one kernel, or what a library does.
     ///
     /// # Safety
     /// As for the trait; arguments are those that the kernel takes.

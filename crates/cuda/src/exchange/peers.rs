@@ -10,20 +10,17 @@ use std::time::{Duration, Instant};
 
 use moeshard_tensor::collective::CollectiveError;
 use moeshard_tensor::device::Result;
-use moeshard_tensor::dtype::DType;
 
+use super::{Part, Source, at};
 use crate::device::CudaDevice;
 use crate::driver::{Address, Driver};
-use crate::memory::{Heap, Piece};
-use crate::operations::{named, words};
+use crate::memory::Heap;
+use crate::operations::words;
 use crate::pass::Word;
-use crate::tensor::Tensor;
 use crate::weights::Buffer;
 
 /// Ranks that a warp can wait for.
 const MOST_RANKS: usize = 32;
-/// What a block of the kernels that copy and sum does at a time: 256 threads, 16 bytes each.
-const BLOCK_BYTES: usize = 256 * 16;
 /// Threads of a block that meets the others.
 const WARP: u32 = 32;
 /// In the second word of a rank's state: whom it waited for has left.
@@ -155,7 +152,7 @@ impl<R: Driver> Peers<R> {
     }
 
     /// Makes room for what a rank publishes at a time. Every rank calls it with the same number.
-    pub(super) fn make_room(&self, device: &CudaDevice<R>, n_bytes: usize) -> Result<()> {
+    fn make_room(&self, device: &CudaDevice<R>, n_bytes: usize) -> Result<()> {
         let mut buffers = self.buffers.borrow_mut();
         if n_bytes <= buffers.half_bytes {
             return Ok(());
@@ -173,6 +170,42 @@ impl<R: Driver> Peers<R> {
             half_bytes,
         };
         Ok(())
+    }
+
+    /// This rank's parts to whoever reads them.
+    pub(super) fn give(
+        &self,
+        device: &CudaDevice<R>,
+        parts: &[Part<'_>],
+        slot: usize,
+    ) -> Result<Source> {
+        self.make_room(device, slot)?;
+        let buffers = self.buffers.borrow();
+        let (half_bytes, state) = (buffers.half_bytes, Word::address(self.state.at()));
+        for part in parts {
+            device.publish(part, at(buffers.own.as_ref()), half_bytes, state);
+        }
+        self.has_met.set(true);
+        let patience = self.world.deadline.as_nanos().min(1 << 60) as u64;
+        device.launch_with(
+            "exchange_meet",
+            [1, 1],
+            WARP,
+            0,
+            &words![
+                Word::address(self.inboxes.at()),
+                state,
+                self.rank,
+                self.world.n_ranks,
+                Word::address(patience),
+            ],
+        );
+        Ok(Source {
+            buffers: Word::address(buffers.all.at()),
+            stride: 0,
+            half_bytes,
+            state,
+        })
     }
 
     /// That the others have come whenever they were waited for. Everything that was started is done.
@@ -199,123 +232,6 @@ impl<R: Driver> Peers<R> {
             }
             .into()),
         }
-    }
-}
-
-impl<R: Driver> CudaDevice<R> {
-    /// A word of every rank, through the host.
-    fn gather_words(&self, word: u64) -> Result<Vec<u64>> {
-        let n_ranks = self.collective.world_size();
-        let mut all = vec![0_u64; n_ranks];
-        // Gathering copies bits, so words may travel as two floats each.
-        self.collective.all_gather(
-            bytemuck::cast_slice(&[word]),
-            &vec![2; n_ranks],
-            bytemuck::cast_slice_mut(&mut all),
-        )?;
-        Ok(all)
-    }
-
-    pub(super) fn publish(&self, peers: &Peers<R>, rows: &Piece, n_bytes: usize, offset: usize) {
-        let buffers = peers.buffers.borrow();
-        let own = buffers.own.as_ref().map_or(0, Buffer::at);
-        self.launch(
-            "exchange_publish",
-            [n_bytes.div_ceil(BLOCK_BYTES), 1],
-            0,
-            &words![
-                Word::piece(rows),
-                Word::address((n_bytes / size_of::<u32>()) as u64),
-                Word::address(own),
-                Word::address(buffers.half_bytes as u64),
-                Word::address(offset as u64),
-                Word::address(peers.state.at()),
-            ],
-        );
-    }
-
-    pub(super) fn meet(&self, peers: &Peers<R>) {
-        peers.has_met.set(true);
-        let patience = peers.world.deadline.as_nanos().min(1 << 60) as u64;
-        self.launch_with(
-            "exchange_meet",
-            [1, 1],
-            WARP,
-            0,
-            &words![
-                Word::address(peers.inboxes.at()),
-                Word::address(peers.state.at()),
-                peers.rank,
-                peers.world.n_ranks,
-                Word::address(patience),
-            ],
-        );
-    }
-
-    /// All ranks' rows of `row_bytes` bytes, from `offset` on, and `fill` in rows beyond the last.
-    pub(super) fn collect(
-        &self,
-        peers: &Peers<R>,
-        n_rows: &[usize],
-        (row_bytes, offset, fill): (usize, usize, u32),
-        out: &Piece,
-    ) {
-        let buffers = peers.buffers.borrow();
-        let n_padded = crate::tensor::padded(n_rows.iter().sum());
-        self.launch(
-            "exchange_gather",
-            [(n_padded * row_bytes).div_ceil(BLOCK_BYTES), 1],
-            0,
-            &words![
-                Word::address(buffers.all.at()),
-                Word::address(buffers.half_bytes as u64),
-                Word::address(offset as u64),
-                Word::address(peers.state.at()),
-                self.ranks_starts(n_rows),
-                peers.world.n_ranks,
-                row_bytes / size_of::<u32>(),
-                n_padded,
-                fill,
-                Word::piece(out),
-            ],
-        );
-    }
-
-    pub(super) fn sum(
-        &self,
-        peers: &Peers<R>,
-        n_rows: &[usize],
-        x: &Tensor,
-        n_padded: usize,
-        out: &Piece,
-    ) {
-        let buffers = peers.buffers.borrow();
-        let n_bytes = n_padded * x.n_cols * x.dtype.size();
-        self.launch(
-            named!("exchange_sum", x.dtype),
-            [n_bytes.div_ceil(BLOCK_BYTES), 1],
-            0,
-            &words![
-                Word::address(buffers.all.at()),
-                Word::address(buffers.half_bytes as u64),
-                Word::address(peers.state.at()),
-                self.ranks_starts(n_rows),
-                peers.rank,
-                peers.world.n_ranks,
-                x.n_cols,
-                n_padded,
-                Word::piece(out),
-            ],
-        );
-    }
-
-    /// Where each rank's rows begin.
-    fn ranks_starts(&self, n_rows: &[usize]) -> Word {
-        let mut starts = vec![0_u32];
-        for n in n_rows {
-            starts.push(starts[starts.len() - 1] + *n as u32);
-        }
-        self.input(&starts)
     }
 }
 

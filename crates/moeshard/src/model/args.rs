@@ -66,8 +66,9 @@ pub struct ComputeArgs {
     #[arg(long, value_name = "N")]
     pub gpus: Option<usize>,
 
-    /// Folder of NVIDIA's libraries: cuBLASLt, where it is found, computes dense layers on GPUs
-    /// [default: wherever libraries and Python's packages are]
+    /// Folder of NVIDIA's libraries: where they are found, cuBLASLt computes dense layers on GPUs,
+    /// and NCCL carries rows between GPUs that do not reach each other's memory [default: wherever
+    /// libraries and Python's packages are]
     #[arg(long, value_name = "DIR")]
     pub cuda_libs: Option<PathBuf>,
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use moeshard_cuda::driver::gpu;
-use moeshard_cuda::libraries::{CUBLASLT, Missing};
+use moeshard_cuda::libraries::{CUBLASLT, NCCL};
 use moeshard_encoder::shard::Strategy;
 use moeshard_tensor::device::Pooling;
 use moeshard_tensor::dtype::DType;
@@ -58,8 +58,8 @@ pub struct ModelConfig {
 pub struct ComputeConfig {
     /// What ranks compute on.
     pub device: DeviceKind,
-    /// The library for products on GPUs, if there is one.
-    pub cublaslt: Option<PathBuf>,
+    /// What GPUs use besides.
+    pub cuda_libs: CudaLibs,
     /// Ranks that share the experts.
     pub n_ranks: usize,
     /// Threads of all ranks together.
@@ -109,7 +109,7 @@ impl TryFrom<ComputeArgs> for ComputeConfig {
         let sequence_capacity =
             ArgError::at_least_one_if_given("--expert-capacity", args.expert_capacity)?;
         Ok(Self {
-            cublaslt: cublaslt(device, args.cuda_libs.as_deref())?,
+            cuda_libs: cuda_libs(device, args.cuda_libs.as_deref())?,
             device,
             n_ranks,
             n_threads,
@@ -139,21 +139,36 @@ fn n_ranks(device: DeviceKind, asked: Option<usize>) -> Result<usize, ArgError> 
     }
 }
 
-/// Where a folder is named, the library must be in it.
-fn cublaslt(device: DeviceKind, dir: Option<&Path>) -> Result<Option<PathBuf>, ArgError> {
-    let is_cuda = matches!(device, DeviceKind::Cuda { .. });
-    match dir {
-        None if is_cuda => Ok(CUBLASLT.find(None).ok()),
-        None => Ok(None),
-        Some(dir) if is_cuda => {
-            let missing = |missing: Missing| ArgError::other("--cuda-libs", missing.to_string());
-            CUBLASLT.find(Some(dir)).map(Some).map_err(missing)
+/// NVIDIA's libraries that are used where they are found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CudaLibs {
+    /// For products.
+    pub cublaslt: Option<PathBuf>,
+    /// For exchanges between ranks.
+    pub nccl: Option<PathBuf>,
+}
+
+/// Where a folder is named, one of them must be in it.
+fn cuda_libs(device: DeviceKind, dir: Option<&Path>) -> Result<CudaLibs, ArgError> {
+    if !matches!(device, DeviceKind::Cuda { .. }) {
+        return match dir {
+            None => Ok(CudaLibs::default()),
+            Some(dir) => Err(ArgError::Needs {
+                flag: "--cuda-libs",
+                found: dir.display().to_string(),
+                needs: "--gpus",
+                instead: format!("--device {device}"),
+            }),
+        };
+    }
+    match (CUBLASLT.find(dir), NCCL.find(dir), dir) {
+        (Err(missing), Err(_), Some(_)) => {
+            let reason = format!("{missing}, and no NCCL either");
+            Err(ArgError::other("--cuda-libs", reason))
         }
-        Some(dir) => Err(ArgError::Needs {
-            flag: "--cuda-libs",
-            found: dir.display().to_string(),
-            needs: "--gpus",
-            instead: format!("--device {device}"),
+        (cublaslt, nccl, _) => Ok(CudaLibs {
+            cublaslt: cublaslt.ok(),
+            nccl: nccl.ok(),
         }),
     }
 }

@@ -1,7 +1,6 @@
 //! What the ranks compute on.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use moeshard_tensor::collective::Collective;
 use moeshard_tensor::cpu::Isa;
 use moeshard_tensor::device::DeviceError;
 
-use super::config::ComputeConfig;
+use super::config::{ComputeConfig, CudaLibs};
 use super::load::dtype;
 
 /// The longest that a rank on a GPU waits for the others at a time.
@@ -105,8 +104,7 @@ pub(super) fn start(
 pub(crate) struct GpuRanks {
     config: CudaConfig,
     n_gpus: usize,
-    /// The library for products, if there is one.
-    cublaslt: Option<PathBuf>,
+    libs: CudaLibs,
     world: Arc<PeerWorld>,
 }
 
@@ -115,11 +113,26 @@ impl DeviceMaker for GpuRanks {
 
     fn make(&self, collective: Box<dyn Collective>) -> Result<Self::Device, DeviceError> {
         let mut gpu = Gpu::open(collective.rank() % self.n_gpus)?;
-        if let Some(path) = &self.cublaslt {
+        if let Some(path) = &self.libs.cublaslt {
             gpu.use_cublaslt(path)?;
             tracing::info!(path = %path.display(), "cuBLASLt computes dense layers that it takes");
         }
-        CudaDevice::new(self.config, gpu, collective)?.meet_peers(&self.world)
+        let is_alone = collective.world_size() == 1;
+        if let Some(path) = &self.libs.nccl
+            && !is_alone
+        {
+            gpu.use_nccl(path)?;
+        }
+        let device = CudaDevice::new(self.config, gpu, collective)?.meet_peers(&self.world)?;
+        if is_alone {
+            return Ok(device);
+        }
+        let device = device.join_nccl(DEADLINE)?;
+        tracing::info!(
+            exchange = device.exchange(),
+            "how rows travel between ranks"
+        );
+        Ok(device)
     }
 }
 
@@ -146,7 +159,7 @@ pub(crate) fn gpu_ranks(model: &Model, compute: &ComputeConfig, n_gpus: usize) -
     GpuRanks {
         config: cuda_config(model, compute),
         n_gpus,
-        cublaslt: compute.cublaslt.clone(),
+        libs: compute.cuda_libs.clone(),
         world: PeerWorld::new(compute.n_ranks, DEADLINE),
     }
 }

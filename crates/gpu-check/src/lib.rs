@@ -11,15 +11,15 @@ mod scale;
 mod timing;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use moeshard_cuda::driver::Driver;
 #[cfg(feature = "emulated")]
 use moeshard_cuda::driver::emulated::Emulated;
-use moeshard_cuda::driver::gpu::Gpu;
-use moeshard_cuda::libraries::CUBLASLT;
+use moeshard_cuda::driver::gpu::{self, Gpu};
+use moeshard_cuda::libraries::{CUBLASLT, Library, NCCL};
 use moeshard_cuda::peak::Peak;
 use moeshard_cuda::{CudaConfig, CudaDevice};
 use moeshard_encoder::model::Model;
@@ -27,6 +27,7 @@ use moeshard_tensor::collective::Solo;
 use moeshard_tensor::device::Result as DeviceResult;
 use moeshard_tensor::dtype::DType;
 
+use ranks::{Place, Via};
 use report::Report;
 use scale::Scale;
 
@@ -76,19 +77,26 @@ pub fn main() -> Result<()> {
     let args = Args::parse();
     #[cfg(feature = "emulated")]
     if args.emulated {
-        return run(&args, &Scale::TINY, || match args.cuda_libs {
-            Some(_) => Emulated::with_cublaslt(),
+        // As if there were two.
+        return run(&args, &Scale::TINY, 2, |_| match args.cuda_libs {
+            Some(_) => Emulated::with_libraries(),
             None => Ok(Emulated::new()),
         });
     }
-    let library = match &args.cuda_libs {
-        Some(dir) => Some(CUBLASLT.find(Some(dir))?),
-        None => None,
+    let find = |library: Library| match &args.cuda_libs {
+        Some(dir) => library.find(Some(dir)).map(Some),
+        None => Ok(None),
     };
-    run(&args, &Scale::GPU, || {
-        let mut gpu = Gpu::open(args.gpu)?;
-        if let Some(path) = &library {
+    let (cublaslt, nccl) = (find(CUBLASLT)?, find(NCCL).unwrap_or(None));
+    // Without a driver the first device says so.
+    let n_gpus = gpu::count().unwrap_or(1);
+    run(&args, &Scale::GPU, n_gpus, |idx| {
+        let mut gpu = Gpu::open(idx)?;
+        if let Some(path) = &cublaslt {
             gpu.use_cublaslt(path)?;
+        }
+        if let Some(path) = &nccl {
+            gpu.use_nccl(path)?;
         }
         Ok(gpu)
     })
@@ -97,9 +105,10 @@ pub fn main() -> Result<()> {
 fn run<R: Driver>(
     args: &Args,
     scale: &Scale,
-    open: impl Fn() -> DeviceResult<R> + Sync,
+    n_gpus: usize,
+    open: impl Fn(usize) -> DeviceResult<R> + Sync,
 ) -> Result<()> {
-    let device = |dtype| CudaDevice::new(CudaConfig { dtype }, open()?, Box::new(Solo));
+    let device = |dtype| CudaDevice::new(CudaConfig { dtype }, open(args.gpu)?, Box::new(Solo));
     let first = device(args.dtype).context("there is nothing to check")?;
     let mut report = Report::new(first.driver());
     drop(first);
@@ -127,14 +136,53 @@ fn run<R: Driver>(
             let device = device(args.dtype)?;
             encoders::run(device, model, scale, &folder, &mut report)?;
         }
-        // The last is the smallest, of which several fit whole.
-        if let Some(shape) = scale.models.last() {
-            let model = Model::open(&folder.join(shape.name))?;
-            ranks::run(&open, args.dtype, (shape, &model), scale, &mut report)?;
-        }
+        on_ranks(args, scale, (n_gpus, &folder), &open, &mut report)?;
         report.write(&args.out)?;
     }
     print!("{}", report.markdown());
     ensure!(report.n_failed() == 0, "{} cases failed", report.n_failed());
     Ok(())
+}
+
+/// The last model, which is the smallest and fits several times, on several ranks: on one GPU, and on each GPU that
+/// there is.
+fn on_ranks<R: Driver>(
+    args: &Args,
+    scale: &Scale,
+    (n_gpus, folder): (usize, &Path),
+    open: &(impl Fn(usize) -> DeviceResult<R> + Sync),
+    report: &mut Report,
+) -> Result<()> {
+    let Some(shape) = scale.models.last() else {
+        return Ok(());
+    };
+    let model = Model::open(&folder.join(shape.name))?;
+    let work = (shape, &model);
+    let has_nccl = open(args.gpu)?.nccl().is_some();
+    let place = |n_ranks, via, name| Place { n_ranks, via, name };
+    let mut here = vec![
+        place(2, Via::Peers, "2 ranks on one GPU"),
+        place(4, Via::Peers, "4 ranks on one GPU"),
+    ];
+    if has_nccl {
+        here.push(place(1, Via::Nccl, "1 rank, NCCL"));
+    }
+    ranks::run(&|_| open(args.gpu), args.dtype, work, &here, scale, report)?;
+    if n_gpus == 1 {
+        return Ok(());
+    }
+    let names = ["memory", "NCCL"].map(|via| format!("{n_gpus} GPUs, {via}"));
+    let mut apart = vec![Place {
+        n_ranks: n_gpus,
+        via: Via::Peers,
+        name: &names[0],
+    }];
+    if has_nccl {
+        apart.push(Place {
+            n_ranks: n_gpus,
+            via: Via::Nccl,
+            name: &names[1],
+        });
+    }
+    ranks::run(open, args.dtype, work, &apart, scale, report)
 }

@@ -1,4 +1,4 @@
-//! Several ranks on one GPU: whether they give what one gives, how long they take together, and how fast they
+//! Several ranks: whether they give what one gives, how long they take together, and how fast they
 //! exchange rows.
 
 use std::sync::Arc;
@@ -22,8 +22,6 @@ use crate::report::{Failure, Report, Row, Suite};
 use crate::scale::Scale;
 use crate::timing::median;
 
-/// Ranks that share the GPU.
-const WORLDS: [usize; 2] = [2, 4];
 const STRATEGIES: [Strategy; 3] = [Strategy::Sharded, Strategy::Parallel, Strategy::Replicated];
 /// The longest that a rank waits for the others.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -31,13 +29,29 @@ const N_WARM_UP: usize = 3;
 /// Of the vectors of a text on some ranks and on one.
 const LEAST_COSINE: f64 = 0.999;
 /// Exchanges that are timed together.
-const N_EXCHANGES: usize = 50;
+const N_EXCHANGES: u32 = 50;
 
-/// Checks and measures a model that is there already.
+/// How rows travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Via {
+    Peers,
+    Nccl,
+}
+
+/// Several ranks, and where they are.
+pub(crate) struct Place<'a> {
+    pub(crate) n_ranks: usize,
+    pub(crate) via: Via,
+    /// For people.
+    pub(crate) name: &'a str,
+}
+
+/// Checks and measures a model that is there already, on one rank and at each place.
 pub(crate) fn run<R: Driver>(
-    open: &(impl Fn() -> DeviceResult<R> + Sync),
+    open: &(impl Fn(usize) -> DeviceResult<R> + Sync),
     dtype: DType,
     (shape, model): (&ModelShape, &Model),
+    places: &[Place<'_>],
     scale: &Scale,
     report: &mut Report,
 ) -> Result<()> {
@@ -49,44 +63,44 @@ pub(crate) fn run<R: Driver>(
         dtype,
         n_passes: N_WARM_UP + scale.n_rounds * scale.n_passes,
     };
-    let (expected, alone) = work.run(open, 1, Strategy::Sharded)?;
-    let name = |n: usize| {
-        format!(
-            "{}, {batch} × {length} tokens, {n} ranks on one GPU",
-            shape.name
-        )
+    let row = |name: &str, time| {
+        let name = format!("{}, {batch} × {length} tokens, {name}", shape.name);
+        Row::new(name, time).tokens((batch * length) as f64)
     };
-    let row = |n, time| Row::new(name(n), time).tokens((batch * length) as f64);
-    report.row(row(1, alone));
-    for n_ranks in WORLDS {
-        let mut suite = Suite::new(&format!(
-            "{dtype}, {n_ranks} ranks on one GPU, cosines to one"
-        ));
-        for strategy in STRATEGIES {
-            let (found, time) = work.run(open, n_ranks, strategy)?;
+    let (expected, alone) = work.run(open, (1, Via::Peers), Strategy::Sharded)?;
+    report.row(row("1 rank", alone));
+    for place in places {
+        let Place { n_ranks, via, name } = *place;
+        let mut suite = Suite::new(&format!("{dtype}, {name}, cosines to one rank"));
+        let strategies = if n_ranks == 1 {
+            &STRATEGIES[..1]
+        } else {
+            &STRATEGIES
+        };
+        for &strategy in strategies {
+            let (found, time) = work.run(open, (n_ranks, via), strategy)?;
             suite.n_cases += 1;
             let cosine = mean_cosine(&found, &expected);
             if cosine.is_nan() || cosine < LEAST_COSINE {
                 let case = format!("{}, {strategy}", shape.name);
-                let reason =
-                    format!("expected a cosine of {LEAST_COSINE} to one rank, found {cosine}");
+                let reason = format!("expected at least {LEAST_COSINE}, found {cosine}");
                 suite.failures.push(Failure { case, reason });
             }
             if strategy == Strategy::Sharded {
-                report.row(row(n_ranks, time));
+                report.row(row(name, time));
             }
         }
         report.suites.push(suite);
-        let (bytes, meet) = exchange(open, dtype, n_ranks, scale)?;
-        let name = format!("gathering, {n_ranks} ranks on one GPU");
-        report.row(Row::new(
-            format!("{name}, a row each"),
-            Duration::from_secs_f64(meet),
-        ));
-        let whole = (n_ranks - 1) * scale.n_tokens.div_ceil(n_ranks) * scale.d_model * dtype.size();
-        let time = Duration::from_secs_f64(meet + whole as f64 / bytes);
-        report.row(Row::new(name, time).bytes(whole as f64));
-        (report.exchanged_bytes, report.meet_seconds) = (Some(bytes), Some(meet));
+        if n_ranks == 1 {
+            continue;
+        }
+        let (few, all) = exchange(open, dtype, (n_ranks, via), scale)?;
+        let n_rows = (n_ranks - 1) * scale.n_tokens.div_ceil(n_ranks);
+        let n_bytes = (n_rows * scale.d_model * dtype.size()) as f64;
+        report.row(Row::new(format!("gathering, {name}, a row each"), few));
+        report.row(Row::new(format!("gathering, {name}"), all).bytes(n_bytes));
+        report.meet_seconds = Some(few.as_secs_f64());
+        report.exchanged_bytes = Some(n_bytes / all.saturating_sub(few).as_secs_f64().max(1e-9));
     }
     Ok(())
 }
@@ -104,15 +118,15 @@ impl Work<'_> {
     /// The vector of each text, and the median time of a pass.
     fn run<R: Driver>(
         &self,
-        open: &(impl Fn() -> DeviceResult<R> + Sync),
-        n_ranks: usize,
+        open: &(impl Fn(usize) -> DeviceResult<R> + Sync),
+        (n_ranks, via): (usize, Via),
         strategy: Strategy,
     ) -> Result<(Vec<Vec<f32>>, Duration)> {
         let share = self.texts.len().div_ceil(n_ranks);
         let counts: Vec<usize> = (0..n_ranks)
             .map(|rank| self.of_rank(rank, share).len() * self.length)
             .collect();
-        let of_ranks = on_ranks(open, self.dtype, n_ranks, |rank, device| {
+        let of_ranks = on_ranks(open, self.dtype, (n_ranks, via), |rank, device| {
             let plan = ShardPlan {
                 strategy,
                 rank,
@@ -166,19 +180,19 @@ impl Work<'_> {
     }
 }
 
-/// Bytes per second that a rank gets from others, and seconds to meet them.
+/// Time of gathering one row of each rank, and of gathering a large batch.
 fn exchange<R: Driver>(
-    open: &(impl Fn() -> DeviceResult<R> + Sync),
+    open: &(impl Fn(usize) -> DeviceResult<R> + Sync),
     dtype: DType,
-    n_ranks: usize,
+    (n_ranks, via): (usize, Via),
     scale: &Scale,
-) -> Result<(f64, f64)> {
+) -> Result<(Duration, Duration)> {
     let share = scale.n_tokens.div_ceil(n_ranks);
-    let of_ranks = on_ranks(open, dtype, n_ranks, |_, device| {
-        let timed = |n_rows: usize| -> Result<f64> {
+    let of_ranks = on_ranks(open, dtype, (n_ranks, via), |_, device| {
+        let timed = |n_rows: usize| -> Result<Duration> {
             let counts = vec![n_rows; n_ranks];
             let x = device.rows_from_host(&vec![1.0; n_rows * scale.d_model], scale.d_model)?;
-            let mut best = f64::INFINITY;
+            let mut best = Duration::MAX;
             for _ in 0..N_WARM_UP + scale.n_rounds {
                 device.wait()?;
                 let start = Instant::now();
@@ -187,23 +201,22 @@ fn exchange<R: Driver>(
                 }
                 device.start()?;
                 device.wait()?;
-                best = best.min(start.elapsed().as_secs_f64() / N_EXCHANGES as f64);
+                best = best.min(start.elapsed() / N_EXCHANGES);
             }
             Ok(best)
         };
         Ok((timed(1)?, timed(share)?))
     })?;
-    let slowest = |of: fn(&(f64, f64)) -> f64| of_ranks.iter().map(of).fold(0.0, f64::max);
-    let (meet, whole) = (slowest(|t| t.0), slowest(|t| t.1));
-    let bytes = ((n_ranks - 1) * share * scale.d_model * dtype.size()) as f64;
-    Ok((bytes / (whole - meet).max(f64::MIN_POSITIVE), meet))
+    let few = of_ranks.iter().map(|&(few, _)| few).max();
+    let all = of_ranks.iter().map(|&(_, all)| all).max();
+    Ok((few.unwrap_or_default(), all.unwrap_or_default()))
 }
 
-/// What each rank gives, all at once, each with a device on the same GPU.
+/// What each rank gives, all at once, each with a device of its own.
 fn on_ranks<R: Driver, T: Send>(
-    open: &(impl Fn() -> DeviceResult<R> + Sync),
+    open: &(impl Fn(usize) -> DeviceResult<R> + Sync),
     dtype: DType,
-    n_ranks: usize,
+    (n_ranks, via): (usize, Via),
     run: impl Fn(usize, CudaDevice<R>) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
     let world = PeerWorld::new(n_ranks, DEADLINE);
@@ -214,8 +227,12 @@ fn on_ranks<R: Driver, T: Send>(
             .collect(),
     };
     let start = |rank, end: Box<dyn Collective>, world: &Arc<PeerWorld>| {
-        let device = CudaDevice::new(CudaConfig { dtype }, open()?, end)?;
-        run(rank, device.meet_peers(world)?)
+        let device = CudaDevice::new(CudaConfig { dtype }, open(rank)?, end)?;
+        let device = match via {
+            Via::Peers => device.meet_peers(world)?,
+            Via::Nccl => device.join_nccl(DEADLINE)?,
+        };
+        run(rank, device)
     };
     thread::scope(|scope| {
         let threads: Vec<_> = (ends.into_iter().enumerate())

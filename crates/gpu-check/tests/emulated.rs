@@ -30,6 +30,7 @@ fn benchmarks_run_and_are_written() {
         "dense, 16 → 32",
         "Switch, 2 × 3 tokens",
         "nomic, 2 × 3 tokens",
+        "nomic, 2 × 3 tokens, 1 rank",
         "nomic, 2 × 3 tokens, 4 ranks on one GPU",
         "gathering, 2 ranks on one GPU",
     ] {
@@ -39,7 +40,7 @@ fn benchmarks_run_and_are_written() {
         assert!(rows.iter().any(is_there), "{name}: {shown}");
     }
     let suites = report["suites"].as_array().expect("suites");
-    assert_eq!(suites.len(), 2, "{shown}");
+    assert_eq!(suites.len(), 3, "{shown}");
     assert!(report["meet_seconds"].as_f64().is_some_and(|s| s > 0.0));
 }
 
@@ -58,6 +59,10 @@ fn dense_layers_run_on_the_library_that_is_named() {
     assert!(is_well, "{said}");
     let heading = "## emulated, compute capability 8.0, dense layers on cuBLASLt 130000\n";
     assert!(shown.starts_with(heading), "{shown}");
+    for place in ["1 rank, NCCL", "2 GPUs, NCCL", "2 GPUs, memory"] {
+        let suite = format!("{place}, cosines to one rank: ");
+        assert!(shown.contains(&suite), "{shown}");
+    }
 }
 
 #[test]

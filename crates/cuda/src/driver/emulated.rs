@@ -90,6 +90,16 @@ impl Emulated {
         Ok(driver)
     }
 
+    /// One that has both.
+    ///
+    /// # Errors
+    /// If one does not load.
+    pub fn with_libraries() -> Result<Self> {
+        let mut driver = Self::with_cublaslt()?;
+        driver.nccl = Some(Nccl::emulated()?);
+        Ok(driver)
+    }
+
     /// Lets no more than so many bytes be taken from now on, what is taken already included.
     pub fn limit_memory(&self, n_bytes: usize) {
         self.most_bytes.set(n_bytes);

@@ -8,6 +8,8 @@ use moeshard_encoder::spec::{
 };
 use moeshard_tensor::dtype::DType;
 
+use crate::display::size;
+
 /// Parameters by what they are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
@@ -125,6 +127,61 @@ pub fn largest_rank(
     Ok((common + most.unwrap_or(0)) * dtype.size() as u64 + exact * 4)
 }
 
+/// How weights are held by GPUs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Held {
+    /// How experts are laid out.
+    pub strategy: Strategy,
+    /// Ranks, dealt out to GPUs in turn.
+    pub n_ranks: usize,
+    /// GPUs.
+    pub n_gpus: usize,
+    /// In which weights are kept.
+    pub dtype: DType,
+}
+
+impl Held {
+    /// Bytes on the fullest GPU; `None` if the layout is impossible.
+    #[must_use]
+    pub fn bytes(&self, spec: &EncoderSpec) -> Option<u64> {
+        let of_rank = largest_rank(spec, self.strategy, self.n_ranks, self.dtype).ok()?;
+        Some(of_rank * self.n_ranks.div_ceil(self.n_gpus.max(1)) as u64)
+    }
+
+    /// That they fit into `memory` bytes of each.
+    ///
+    /// # Errors
+    /// A sentence that says what would fit.
+    pub fn check(&self, spec: &EncoderSpec, memory: u64) -> Result<(), String> {
+        let Some(bytes) = self.bytes(spec).filter(|&bytes| bytes > memory) else {
+            return Ok(());
+        };
+        let sharded = |n_gpus, dtype| Self {
+            strategy: Strategy::Sharded,
+            n_ranks: n_gpus,
+            n_gpus,
+            dtype,
+        };
+        let fits = |held: &Self| held.bytes(spec).is_some_and(|bytes| bytes <= memory);
+        let narrow = Self {
+            dtype: DType::BF16,
+            ..*self
+        };
+        let more = (self.n_gpus + 1..=64).find(|&n| fits(&sharded(n, self.dtype)));
+        let advice = match (fits(&narrow), more) {
+            (true, _) => "--dtype bf16 would fit".to_owned(),
+            (false, Some(n)) => format!("--gpus {n} would fit, experts sharded"),
+            (false, None) => "it does not fit on 64 such GPUs either".to_owned(),
+        };
+        Err(format!(
+            "the weights take {} of a GPU that has {}, in {}: {advice}",
+            size(bytes),
+            size(memory),
+            self.dtype
+        ))
+    }
+}
+
 /// Bytes of the checkpoint that all ranks together read.
 #[must_use]
 pub fn bytes_to_read(model: &Model, strategy: Strategy, world_size: usize) -> u64 {
@@ -179,4 +236,45 @@ fn experts(layer: &ExpertsSpec, d_model: u64, plan: ShardPlan) -> u64 {
     };
     let shared_bias = layer.shared_bias.as_ref().map_or(0, |_| d_model);
     shared_bias + layer.experts.iter().enumerate().map(of_expert).sum::<u64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ModelArgs, ModelConfig, open};
+
+    #[test]
+    fn weights_that_do_not_fit_come_with_what_would() {
+        let config = ModelConfig::try_from(ModelArgs::default()).expect("defaults");
+        let spec = open(&config).expect("the built-in model").model.spec;
+        let held = |n_gpus, dtype| Held {
+            strategy: Strategy::Replicated,
+            n_ranks: n_gpus,
+            n_gpus,
+            dtype,
+        };
+        let check = |memory: u64, dtype, expected: &str| {
+            let error = held(1, dtype).check(&spec, memory).expect_err("too large");
+            assert!(error.ends_with(expected), "{error}");
+        };
+        // 38.0 MiB in f32 and 19.1 in 16 bits, of which 5.0 are experts that can be split.
+        assert_eq!(held(1, DType::F32).check(&spec, 39 << 20), Ok(()));
+        check(
+            30 << 20,
+            DType::F32,
+            "38.01 MiB of a GPU that has 30.00 MiB, in float32: --dtype bf16 would fit",
+        );
+        check(17 << 20, DType::BF16, "--gpus 2 would fit, experts sharded");
+        check(
+            1 << 20,
+            DType::BF16,
+            "it does not fit on 64 such GPUs either",
+        );
+        // Two ranks on one GPU take twice as much.
+        let two = Held {
+            n_ranks: 2,
+            ..held(1, DType::BF16)
+        };
+        assert!(two.check(&spec, 30 << 20).is_err());
+    }
 }

@@ -17,7 +17,7 @@ use super::config::ComputeConfig;
 use super::devices::{self, DeviceKind};
 use super::open::Opened;
 use crate::cost::{Rates, best};
-use crate::footprint::{bytes_to_read, largest_rank};
+use crate::footprint::{Held, bytes_to_read, largest_rank};
 use crate::progress::Progress;
 
 /// A model that answers.
@@ -57,11 +57,10 @@ pub fn load(
     let mut info = describe(&model, compute);
     (info.id, info.revision, info.head) = (name, revision, head);
     adjust(&mut info)?;
+    check_room(&model, compute).with_context(|| place.clone())?;
     let engine = start(&model, compute, &place)?;
     if let Some(n_tokens) = compute.device.first_batch(batcher.max_batch_tokens) {
-        warm_up(&engine, n_tokens, info.max_length).with_context(|| {
-            format!("{place}: cannot run a batch of {n_tokens} tokens (--max-batch-tokens)")
-        })?;
+        warm_up(&engine, n_tokens, info.max_length).with_context(|| place.clone())?;
     }
     let (handle, worker) = pair(Arc::new(engine), tokenizers, info, batcher);
     let worker = worker
@@ -84,7 +83,25 @@ fn start(model: &Arc<Model>, compute: &ComputeConfig, place: &str) -> Result<Ran
 
 /// Runs as large a batch as there will be, so that memory for it is taken, or found to be missing, before
 /// anybody waits.
+/// Runs larger and larger batches up to the largest, so that memory is taken before anybody asks. If one does not
+/// fit, the error names one that does.
 fn warm_up(engine: &RankEngine, n_tokens: usize, max_length: usize) -> Result<()> {
+    let mut fits = None;
+    for part in [8, 4, 2, 1] {
+        let n = n_tokens.div_ceil(part);
+        run_blank(engine, n, max_length).with_context(|| {
+            let advice = fits.map_or_else(
+                || "nor would much smaller ones fit".to_owned(),
+                |fits| format!("--max-batch-tokens {fits} would fit"),
+            );
+            format!("cannot run a batch of {n} tokens: {advice}")
+        })?;
+        fits = Some(n);
+    }
+    Ok(())
+}
+
+fn run_blank(engine: &RankEngine, n_tokens: usize, max_length: usize) -> Result<()> {
     let mut cu_seqlens: Vec<usize> = (0..n_tokens).step_by(max_length.max(1)).collect();
     cu_seqlens.push(n_tokens);
     let task = Task::Embed {
@@ -110,6 +127,26 @@ pub fn dtype(model: &Model, compute: &ComputeConfig) -> DType {
         (own, _) => own,
     };
     compute.dtype.unwrap_or(own)
+}
+
+/// That the weights fit into the GPUs' memory: an error that says what would.
+fn check_room(model: &Model, compute: &ComputeConfig) -> Result<()> {
+    let DeviceKind::Cuda { n_gpus } = compute.device else {
+        return Ok(());
+    };
+    let memory = gpu::list()
+        .ok()
+        .and_then(|gpus| gpus.iter().map(|gpu| gpu.n_bytes).min());
+    let Some(memory) = memory else {
+        return Ok(());
+    };
+    let held = Held {
+        strategy: compute.strategy,
+        n_ranks: compute.n_ranks,
+        n_gpus,
+        dtype: dtype(model, compute),
+    };
+    held.check(&model.spec, memory).map_err(anyhow::Error::msg)
 }
 
 /// What to compute with, the layout of the experts decided.

@@ -111,6 +111,9 @@ fn rows_are_gathered_and_summed_whatever_their_numbers() {
         check_rows(link, DType::F32, 8);
         check_rows(link, DType::BF16, 24);
         check_rows(link, DType::F16, 8);
+        // Too many bytes for one block.
+        check_rows(link, DType::F32, 516);
+        check_rows(link, DType::BF16, 1032);
     }
 }
 
@@ -120,10 +123,12 @@ fn routings_are_gathered_and_nobody_is_sent_where_there_is_no_token() {
 }
 
 fn check_routings(link: &str) {
-    for (rounds, top_k) in COUNTS.iter().zip([1, 2, 3, 1]) {
+    const MANY: &[&[usize]] = &[&[5000, 4001], &[7, 9000]];
+    let all = COUNTS.into_iter().chain([MANY]);
+    for (rounds, top_k) in all.zip([1, 2, 3, 1, 1]) {
         let n_ranks = rounds[0].len();
         on_ranks(link, n_ranks, DType::F32, PATIENCE, |rank, device| {
-            for counts in *rounds {
+            for counts in rounds {
                 let routing = |rank: usize| Routing {
                     top_k,
                     expert_idx: (0..counts[rank] * top_k)

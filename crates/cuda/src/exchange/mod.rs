@@ -5,6 +5,7 @@ mod nccl;
 mod peers;
 
 use std::rc::Rc;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,11 +108,13 @@ impl<R: Driver> CudaDevice<R> {
             n_bytes: x.n_padded * row_bytes,
             offset: 0,
         };
-        let slot = (largest(n_rows) * row_bytes).next_multiple_of(ALIGNMENT);
-        let source = self.give(&[part], slot)?;
         let n_padded = padded(n_rows.iter().sum());
         let out = self.rows(n_padded, x.n_cols, x.dtype);
-        self.collect(&source, n_rows, (row_bytes, 0, 0), &out);
+        if !self.gather_once(slice::from_ref(&part), (n_rows, row_bytes, 0), &[&out])? {
+            let slot = (largest(n_rows) * row_bytes).next_multiple_of(ALIGNMENT);
+            let source = self.give(&[part], slot)?;
+            self.collect(&source, n_rows, (row_bytes, 0, 0), &out);
+        }
         let shape = (n_rows.iter().sum(), n_padded, x.n_cols);
         self.tensor(Content::Rows(out), x.dtype, shape)
     }
@@ -133,14 +136,17 @@ impl<R: Driver> CudaDevice<R> {
             offset,
         };
         let parts = [part(&*routing.idx, 0), part(&*routing.gate, second)];
-        let source = self.give(&parts, 2 * second)?;
         let n_tokens = n_rows.iter().sum();
         let n_padded = padded(n_tokens);
         let words = || Rc::new(self.piece(n_padded * row_bytes));
         let (idx, gate) = (words(), words());
         // Tokens that are not there go nowhere.
-        self.collect(&source, n_rows, (row_bytes, 0, HostRouting::DROPPED), &idx);
-        self.collect(&source, n_rows, (row_bytes, second, 0), &gate);
+        let nowhere = HostRouting::DROPPED;
+        if !self.gather_once(&parts, (n_rows, row_bytes, nowhere), &[&idx, &gate])? {
+            let source = self.give(&parts, 2 * second)?;
+            self.collect(&source, n_rows, (row_bytes, 0, nowhere), &idx);
+            self.collect(&source, n_rows, (row_bytes, second, 0), &gate);
+        }
         Ok(Routing {
             idx,
             gate,
@@ -152,9 +158,19 @@ impl<R: Driver> CudaDevice<R> {
     }
 
     pub(crate) fn scatter_rows(&self, x: &Tensor, n_rows: &[usize]) -> Result<Tensor> {
+        if let Link::Host = self.link {
+            return self.scatter_through_host(x, n_rows);
+        }
         let rank = self.collective.rank();
+        let mine = n_rows.get(rank).copied().unwrap_or(0);
+        let n_padded = padded(mine);
+        let out = self.rows(n_padded, x.n_cols, x.dtype);
+        if let Link::Peers(peers) = &self.link
+            && peers.sum_once(self, x, (n_rows, n_padded), &out)?
+        {
+            return self.tensor(Content::Rows(out), x.dtype, (mine, n_padded, x.n_cols));
+        }
         let source = match &self.link {
-            Link::Host => return self.scatter_through_host(x, n_rows),
             Link::Peers(_) => {
                 let n_bytes = x.n_padded * x.n_cols * x.dtype.size();
                 let part = Part {
@@ -165,10 +181,8 @@ impl<R: Driver> CudaDevice<R> {
                 self.give(&[part], n_bytes)?
             }
             Link::Nccl(ring) => ring.spread(self, x, n_rows)?,
+            Link::Host => unreachable!("the host has ways of its own"),
         };
-        let mine = n_rows.get(rank).copied().unwrap_or(0);
-        let n_padded = padded(mine);
-        let out = self.rows(n_padded, x.n_cols, x.dtype);
         self.launch(
             named!("exchange_sum", x.dtype),
             [
@@ -190,6 +204,19 @@ impl<R: Driver> CudaDevice<R> {
             ],
         );
         self.tensor(Content::Rows(out), x.dtype, (mine, n_padded, x.n_cols))
+    }
+
+    /// In one launch, where that can be done.
+    fn gather_once(
+        &self,
+        parts: &[Part<'_>],
+        rows: (&[usize], usize, u32),
+        outs: &[&Piece],
+    ) -> Result<bool> {
+        match &self.link {
+            Link::Peers(peers) => peers.gather_once(self, parts, rows, outs),
+            Link::Nccl(_) | Link::Host => Ok(false),
+        }
     }
 
     /// Gives parts to all ranks, which together take `slot` bytes of the rank that gives most.

@@ -10,17 +10,23 @@ use std::time::{Duration, Instant};
 
 use moeshard_tensor::collective::CollectiveError;
 use moeshard_tensor::device::Result;
+use moeshard_tensor::dtype::DType;
 
-use super::{Part, Source, at};
+use super::{ALIGNMENT, Part, Source, WORD, at, largest};
 use crate::device::CudaDevice;
 use crate::driver::{Address, Driver};
-use crate::memory::Heap;
-use crate::operations::words;
+use crate::memory::{Heap, Piece};
+use crate::operations::{named, words};
 use crate::pass::Word;
+use crate::tensor::{Tensor, padded};
 use crate::weights::Buffer;
 
 /// Ranks that a warp can wait for.
 const MOST_RANKS: usize = 32;
+/// Bytes of rows up to which one block does everything: what it cannot spread over the GPU it saves in launches. Not
+/// measured yet.
+const ONCE_BYTES: usize = 64 << 10;
+const ONCE_THREADS: u32 = 1024;
 /// Threads of a block that meets the others.
 const WARP: u32 = 32;
 /// In the second word of a rank's state: whom it waited for has left.
@@ -186,7 +192,6 @@ impl<R: Driver> Peers<R> {
             device.publish(part, at(buffers.own.as_ref()), half_bytes, state);
         }
         self.has_met.set(true);
-        let patience = self.world.deadline.as_nanos().min(1 << 60) as u64;
         device.launch_with(
             "exchange_meet",
             [1, 1],
@@ -197,7 +202,7 @@ impl<R: Driver> Peers<R> {
                 state,
                 self.rank,
                 self.world.n_ranks,
-                Word::address(patience),
+                Word::address(self.patience()),
             ],
         );
         Ok(Source {
@@ -206,6 +211,91 @@ impl<R: Driver> Peers<R> {
             half_bytes,
             state,
         })
+    }
+
+    /// Gathers rows of `row_bytes` bytes, and others of the same size behind them if there are any, in one launch.
+    /// `false` if they are too many for that.
+    pub(super) fn gather_once(
+        &self,
+        device: &CudaDevice<R>,
+        parts: &[Part<'_>],
+        (n_rows, row_bytes, fill): (&[usize], usize, u32),
+        outs: &[&Piece],
+    ) -> Result<bool> {
+        let n_padded = padded(n_rows.iter().sum());
+        if n_padded * row_bytes * parts.len() > ONCE_BYTES {
+            return Ok(false);
+        }
+        let slot = parts.len() * (largest(n_rows) * row_bytes).next_multiple_of(ALIGNMENT);
+        self.make_room(device, slot)?;
+        let second = parts.get(1);
+        let mut args = words![
+            Word::piece(parts[0].rows),
+            second.map_or(Word::NULL, |part| Word::piece(part.rows)),
+            Word::address((parts[0].n_bytes / WORD) as u64),
+            Word::address(second.map_or(0, |part| part.offset) as u64),
+        ]
+        .to_vec();
+        args.extend(self.meeting());
+        args.extend(words![
+            Word::address(self.buffers.borrow().all.at()),
+            device.ranks_starts(n_rows),
+            row_bytes / WORD,
+            n_padded,
+            fill,
+            Word::piece(outs[0]),
+            outs.get(1).map_or(Word::NULL, |out| Word::piece(out)),
+        ]);
+        device.launch_with("exchange_gather_once", [1, 1], ONCE_THREADS, 0, &args);
+        Ok(true)
+    }
+
+    /// Sums this rank's rows of `x` in one launch; `false` if they are too many for that.
+    pub(super) fn sum_once(
+        &self,
+        device: &CudaDevice<R>,
+        x: &Tensor,
+        (n_rows, n_padded): (&[usize], usize),
+        out: &Piece,
+    ) -> Result<bool> {
+        let n_bytes = x.n_padded * x.n_cols * x.dtype.size();
+        if n_bytes > ONCE_BYTES {
+            return Ok(false);
+        }
+        self.make_room(device, n_bytes)?;
+        let rows = device.summed(x);
+        let mut args = words![Word::piece(&rows), Word::address((n_bytes / WORD) as u64)].to_vec();
+        args.extend(self.meeting());
+        args.extend(words![
+            Word::address(self.buffers.borrow().all.at()),
+            device.ranks_starts(n_rows),
+            x.n_cols,
+            n_padded,
+            Word::piece(out),
+        ]);
+        let kernel = named!("exchange_sum_once", x.dtype);
+        device.launch_with(kernel, [1, 1], ONCE_THREADS, 0, &args);
+        Ok(true)
+    }
+
+    /// Where to publish, and how to meet the others.
+    fn meeting(&self) -> [Word; 7] {
+        let buffers = self.buffers.borrow();
+        self.has_met.set(true);
+        [
+            at(buffers.own.as_ref()),
+            Word::address(buffers.half_bytes as u64),
+            Word::address(self.state.at()),
+            Word::address(self.inboxes.at()),
+            self.rank.into(),
+            self.world.n_ranks.into(),
+            Word::address(self.patience()),
+        ]
+    }
+
+    /// Nanoseconds.
+    fn patience(&self) -> u64 {
+        self.world.deadline.as_nanos().min(1 << 60) as u64
     }
 
     /// That the others have come whenever they were waited for. Everything that was started is done.

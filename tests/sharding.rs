@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use moeshard_encoder::model::Model;
-use moeshard_encoder::shard::{ShardPlan, Strategy, TILE};
+use moeshard_encoder::shard::{ShardPlan, Shares, Strategy, TILE};
 use moeshard_encoder::spec::{
     DenseFfnSpec, EncoderSpec, ExpertSpec, ExpertsSpec, FfnSpec, MatrixRef, TensorRef,
 };
@@ -137,6 +137,30 @@ fn parallel_work_follows_the_routing_and_sharded_work_does_not() {
     // 40 units are 2½ tiles: 16 and 24.
     let (_, sharded) = work(Strategy::Sharded);
     assert_eq!(sharded[0] * 24, sharded[1] * 16);
+}
+
+#[test]
+fn unequal_shares_give_the_same_and_the_work_that_they_say() {
+    let (model, sequences) = nomic();
+    let on = |n_ranks, strategy| {
+        let layout = Layout {
+            n_ranks,
+            strategy,
+            ..Layout::default()
+        };
+        run(&model.spec, &model.checkpoint, layout, &sequences)
+    };
+    let (expected, _) = on(1, Strategy::Sharded);
+    let shares = Shares::new(&[4.0, 1.0]).expect("shares");
+    let (found, stats) = on(2, Strategy::Uneven(shares));
+    for (found, expected) in found.iter().zip(&expected) {
+        assert_close("hidden", &found.hidden, &expected.hidden, 1e-4);
+    }
+    // Of 40 units, 32 and 8: in tiles of 16, the last of which is a half.
+    assert_eq!(
+        stats[0].expert_multiply_adds,
+        4 * stats[1].expert_multiply_adds
+    );
 }
 
 #[test]

@@ -13,6 +13,8 @@ pub enum Strategy {
     /// Every expert split over all ranks: W_in by columns, W_out by rows (MoEShard,
     /// arXiv:2503.08467). Every rank does the same work whatever the routing.
     Sharded,
+    /// The same, in parts of unequal size, for ranks that compute at unequal speed.
+    Uneven(Shares),
     /// Whole experts dealt out to ranks; no token is dropped.
     Parallel,
     /// As `Parallel`, but an expert takes at most `factor · n_tokens · top_k / n_experts` tokens
@@ -45,10 +47,69 @@ impl fmt::Display for Strategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Sharded => "sharded",
+            Self::Uneven(shares) => return write!(f, "sharded {shares}"),
             Self::Parallel => "parallel",
             Self::Capacity { .. } => "capacity",
             Self::Replicated => "replicated",
         })
+    }
+}
+
+/// Ranks that can have shares of their own.
+pub const MOST_SHARES: usize = 32;
+
+/// What part of every expert each rank has, by its speed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shares {
+    n: usize,
+    of_ranks: [f32; MOST_SHARES],
+}
+
+impl Shares {
+    /// As to each other.
+    ///
+    /// # Errors
+    /// A sentence if there are none or too many, or one is not above 0.
+    pub fn new(of_ranks: &[f32]) -> Result<Self, String> {
+        let n = of_ranks.len();
+        if n == 0 || n > MOST_SHARES {
+            return Err(format!("expected 1 to {MOST_SHARES} shares, got {n}"));
+        }
+        if let Some(share) = of_ranks.iter().find(|s| !(**s > 0.0 && s.is_finite())) {
+            return Err(format!("a share must be above 0, got {share}"));
+        }
+        let mut shares = Self {
+            n,
+            of_ranks: [0.0; MOST_SHARES],
+        };
+        shares.of_ranks[..n].copy_from_slice(of_ranks);
+        Ok(shares)
+    }
+
+    /// Part `rank` of `n_units`, in groups of [`TILE`] where there are enough of them; nobody is left without
+    /// any.
+    fn split(&self, n_units: usize, rank: usize) -> Range<usize> {
+        let tile = if n_units >= TILE * self.n { TILE } else { 1 };
+        let n_tiles = n_units.div_ceil(tile);
+        let total: f64 = self.of_ranks[..self.n].iter().map(|&s| f64::from(s)).sum();
+        let mut sum = 0.0;
+        let mut ends = vec![0];
+        for (i, &share) in self.of_ranks[..self.n].iter().enumerate() {
+            sum += f64::from(share);
+            let end = (n_tiles as f64 * sum / total).round() as usize;
+            // Room for one at least: for this rank, and for each behind it.
+            ends.push(end.clamp(ends[i] + 1, n_tiles - (self.n - 1 - i)));
+        }
+        (ends[rank] * tile).min(n_units)..(ends[rank + 1] * tile).min(n_units)
+    }
+}
+
+impl fmt::Display for Shares {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total: f32 = self.of_ranks[..self.n].iter().sum();
+        let percent = |share: &f32| format!("{:.0}", 100.0 * share / total);
+        let shares: Vec<_> = self.of_ranks[..self.n].iter().map(percent).collect();
+        write!(f, "{} %", shares.join(":"))
     }
 }
 
@@ -76,6 +137,7 @@ impl ShardPlan {
         match self.strategy {
             Strategy::Replicated => 0..d_ff,
             Strategy::Sharded => split_tiles(d_ff, self.rank, self.world_size),
+            Strategy::Uneven(shares) => shares.split(d_ff, self.rank),
             Strategy::Parallel | Strategy::Capacity { .. } => {
                 let mine = split_evenly(n_experts, self.rank, self.world_size);
                 if mine.contains(&expert_idx) {
@@ -94,8 +156,11 @@ impl ShardPlan {
     pub fn check(&self, n_experts: usize, d_ff: usize) -> Result<(), String> {
         let n_ranks = self.world_size;
         match self.strategy {
-            Strategy::Sharded if d_ff < n_ranks => {
+            Strategy::Sharded | Strategy::Uneven(_) if d_ff < n_ranks => {
                 Err(format!("d_ff {d_ff} cannot be split over {n_ranks} ranks"))
+            }
+            Strategy::Uneven(shares) if shares.n != n_ranks => {
+                Err(format!("{} shares for {n_ranks} ranks", shares.n))
             }
             Strategy::Parallel | Strategy::Capacity { .. } if n_experts < n_ranks => Err(format!(
                 "{n_experts} experts cannot be dealt out to {n_ranks} ranks"
@@ -167,6 +232,48 @@ mod tests {
             parts(Strategy::Sharded, 4, 3072),
             [0..768, 768..1536, 1536..2304, 2304..3072]
         );
+    }
+
+    #[test]
+    fn unequal_parts_cover_d_ff_in_proportion_and_leave_nobody_out() {
+        for of_ranks in [
+            &[1.0, 1.0][..],
+            &[3.0, 1.0],
+            &[1.0, 0.001, 5.0],
+            &[0.001, 0.001, 1.0, 1.0],
+        ] {
+            let shares = Shares::new(of_ranks).expect("shares");
+            let total: f32 = of_ranks.iter().sum();
+            for d_ff in [4, 37, 64, 100, 3072] {
+                let parts = parts(Strategy::Uneven(shares), of_ranks.len(), d_ff);
+                assert_eq!((parts[0].start, parts[of_ranks.len() - 1].end), (0, d_ff));
+                assert!(
+                    parts.windows(2).all(|w| w[0].end == w[1].start),
+                    "{parts:?}"
+                );
+                for (part, share) in parts.iter().zip(of_ranks) {
+                    let fair = d_ff as f32 * share / total;
+                    assert!(!part.is_empty(), "{d_ff}: {parts:?}");
+                    let off = (part.len() as f32 - fair).abs();
+                    assert!(off <= (2 * TILE) as f32, "{d_ff}: {parts:?}");
+                }
+            }
+        }
+        let shares = Shares::new(&[3.0, 1.0]).expect("shares");
+        assert_eq!(
+            parts(Strategy::Uneven(shares), 2, 3072),
+            [0..2304, 2304..3072]
+        );
+        assert_eq!(Strategy::Uneven(shares).to_string(), "sharded 75:25 %");
+        for bad in [&[][..], &[1.0, 0.0], &[f32::NAN]] {
+            assert!(Shares::new(bad).is_err());
+        }
+        let plan = ShardPlan {
+            strategy: Strategy::Uneven(shares),
+            rank: 0,
+            world_size: 3,
+        };
+        assert_eq!(plan.check(8, 64).unwrap_err(), "2 shares for 3 ranks");
     }
 
     #[test]

@@ -181,7 +181,7 @@ impl Batch {
         let units = (0..self.world_size as usize).map(units).max().unwrap_or(0);
         // Tokens, with each of their experts, that the busiest rank computes; experts that it has.
         let (rows, held) = match (strategy, spread) {
-            (Strategy::Sharded, _) => (all, n_experts),
+            (Strategy::Sharded | Strategy::Uneven(_), _) => (all, n_experts),
             (Strategy::Replicated, _) => (all.div_ceil(self.world_size), n_experts),
             (Strategy::Parallel | Strategy::Capacity { .. }, spread) => {
                 let held = n_experts.div_ceil(self.world_size);

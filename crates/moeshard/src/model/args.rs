@@ -101,6 +101,11 @@ pub struct ComputeArgs {
     #[arg(long, value_name = "FILE")]
     pub rates: Option<PathBuf>,
 
+    /// With --experts sharded: what each rank gets of every expert, as to each other, such as 3,1
+    /// [default: even; by measured speed where GPUs are of different kinds]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub shares: Vec<f32>,
+
     /// With --experts capacity: room of an expert over its even share of a batch; what exceeds it
     /// is dropped [default: 1.25]
     #[arg(long, value_name = "F")]

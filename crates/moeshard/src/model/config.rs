@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use moeshard_cuda::driver::gpu;
 use moeshard_cuda::libraries::{CUBLASLT, NCCL};
-use moeshard_encoder::shard::Strategy;
+use moeshard_encoder::shard::{Shares, Strategy};
 use moeshard_tensor::device::Pooling;
 use moeshard_tensor::dtype::DType;
 
@@ -115,9 +115,13 @@ impl TryFrom<ComputeArgs> for ComputeConfig {
             n_threads,
             shares_cores: args.share_cores,
             dtype: args.dtype,
-            is_auto: args.experts.as_deref().is_none_or(|name| name == "auto"),
+            is_auto: args.experts.as_deref().is_none_or(|name| name == "auto")
+                && args.shares.is_empty(),
             rates: args.rates,
-            strategy: strategy(args.experts.as_deref(), args.capacity_factor, n_ranks)?,
+            strategy: match args.shares.is_empty() {
+                true => strategy(args.experts.as_deref(), args.capacity_factor, n_ranks)?,
+                false => uneven(args.experts.as_deref(), &args.shares, n_ranks)?,
+            },
             sequence_capacity,
         })
     }
@@ -260,6 +264,27 @@ fn pooling(name: &str) -> Result<Pooling, ArgError> {
             found: name.to_owned(),
         }),
     }
+}
+
+fn uneven(experts: Option<&str>, shares: &[f32], n_ranks: usize) -> Result<Strategy, ArgError> {
+    if let Some(experts) = experts.filter(|name| !matches!(*name, "auto" | "sharded")) {
+        let listed: Vec<_> = shares.iter().map(ToString::to_string).collect();
+        return Err(ArgError::Needs {
+            flag: "--shares",
+            found: listed.join(","),
+            needs: "--experts sharded",
+            instead: format!("--experts {experts}"),
+        });
+    }
+    if shares.len() != n_ranks {
+        let reason = format!(
+            "must be one for each of {n_ranks} ranks, got {}",
+            shares.len()
+        );
+        return Err(ArgError::other("--shares", reason));
+    }
+    let shares = Shares::new(shares).map_err(|reason| ArgError::other("--shares", reason))?;
+    Ok(Strategy::Uneven(shares))
 }
 
 fn strategy(name: Option<&str>, factor: Option<f32>, n_ranks: usize) -> Result<Strategy, ArgError> {

@@ -4,13 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use moeshard_cuda::driver::gpu::Gpu;
+use moeshard_cuda::driver::gpu::{self, Gpu};
+use moeshard_cuda::peak::{Effort, Peak};
 use moeshard_cuda::{CudaConfig, CudaDevice, PeerWorld};
 use moeshard_encoder::model::Model;
+use moeshard_encoder::shard::Shares;
 use moeshard_engine::{CpuRanks, DeviceMaker, Layout, RankEngine, StartError};
-use moeshard_tensor::collective::Collective;
+use moeshard_tensor::collective::{Collective, Solo};
 use moeshard_tensor::cpu::Isa;
 use moeshard_tensor::device::DeviceError;
+use moeshard_tensor::dtype::DType;
 
 use super::config::{ComputeConfig, CudaLibs};
 use super::load::dtype;
@@ -152,6 +155,29 @@ impl DeviceMaker for EmulatedRanks {
         let driver = moeshard_cuda::driver::emulated::Emulated::new();
         CudaDevice::new(self.config, driver, collective)?.meet_peers(&self.world)
     }
+}
+
+/// What each rank gets of every expert where GPUs are of different kinds: by how fast each multiplies, measured now.
+/// `None` where they are alike, or do not say.
+pub(super) fn shares_of_unlike_gpus(compute: &ComputeConfig, dtype: DType) -> Option<Shares> {
+    let DeviceKind::Cuda { n_gpus } = compute.device else {
+        return None;
+    };
+    let gpus = gpu::list().ok()?;
+    let gpus = gpus.get(..n_gpus)?;
+    if gpus.iter().all(|gpu| gpu.name == gpus[0].name) {
+        return None;
+    }
+    let speed = |idx| {
+        let device = CudaDevice::new(CudaConfig { dtype }, Gpu::open(idx).ok()?, Box::new(Solo));
+        let peak = Peak::measure(&device.ok()?, Effort::GPU).ok()?;
+        Some(peak.weights_flops as f32)
+    };
+    let speeds = (0..n_gpus).map(speed).collect::<Option<Vec<_>>>()?;
+    let of_ranks: Vec<_> = (0..compute.n_ranks)
+        .map(|rank| speeds[rank % n_gpus])
+        .collect();
+    Shares::new(&of_ranks).ok()
 }
 
 /// Ranks on so many GPUs.

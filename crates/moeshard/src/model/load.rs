@@ -9,6 +9,7 @@ use moeshard_batcher::{
 };
 use moeshard_cuda::driver::gpu;
 use moeshard_encoder::model::Model;
+use moeshard_encoder::shard::Strategy;
 use moeshard_encoder::trained_head::pooling_name;
 use moeshard_engine::RankEngine;
 use moeshard_tensor::dtype::DType;
@@ -174,6 +175,11 @@ pub fn settled(model: &Model, compute: &ComputeConfig) -> Result<ComputeConfig> 
     };
     let batch = (n_ranks, BatcherConfig::default().max_batch_tokens);
     settled.strategy = best(&model.spec, batch, dtype, &rates, fits);
+    if settled.strategy == Strategy::Sharded
+        && let Some(shares) = devices::shares_of_unlike_gpus(compute, dtype)
+    {
+        settled.strategy = Strategy::Uneven(shares);
+    }
     tracing::info!(experts = %settled.strategy, %rates, "layout chosen by its cost");
     Ok(settled)
 }

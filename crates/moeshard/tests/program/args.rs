@@ -56,6 +56,18 @@ fn impossible_values_are_named_with_what_is_possible() {
         "--gpus must be at least 1, got 0",
     );
     check(
+        &["--ranks", "2", "--shares", "3,1,1"],
+        "--shares must be one for each of 2 ranks, got 3",
+    );
+    check(
+        &["--ranks", "2", "--shares", "3,0"],
+        "--shares a share must be above 0, got 0",
+    );
+    check(
+        &["--ranks", "2", "--shares", "3,1", "--experts", "parallel"],
+        "--shares 3,1 has no effect without --experts sharded; got --experts parallel",
+    );
+    check(
         &["--cuda-libs", "/opt/cuda/lib64"],
         "--cuda-libs /opt/cuda/lib64 has no effect without --gpus; got --device cpu",
     );

@@ -4,7 +4,6 @@ pub mod compare;
 pub mod data;
 pub mod golden;
 pub mod http;
-pub mod imposed;
 pub mod model_dir;
 pub mod random_moe;
 pub mod server;

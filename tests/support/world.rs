@@ -12,8 +12,7 @@ use moeshard_tensor::collective::{Collective, Solo, in_process};
 use moeshard_tensor::cpu::{CpuConfig, CpuDevice, Isa};
 use moeshard_tensor::device::{Device, DeviceStats, Pooling, Routing};
 use moeshard_tensor::dtype::DType;
-
-use crate::imposed::Imposed;
+use moeshard_tensor::imposed::Imposed;
 
 /// How a model is laid out.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +84,7 @@ pub fn run_imposed(
 ) -> (Vec<Run>, Vec<DeviceStats>) {
     let impose = |end, seqs: &[usize]| {
         let mine: Vec<_> = seqs.iter().map(|&s| routings[s].as_slice()).collect();
-        Imposed::new(cpu(layout, end), &mine)
+        Imposed::always(cpu(layout, end), &mine)
     };
     let ends = ends(layout.n_ranks);
     run_on(spec, checkpoint, layout, sequences, ends, &impose)

@@ -4,7 +4,7 @@
 mod conform;
 mod encoders;
 mod experts;
-mod models;
+pub mod models;
 mod ranks;
 mod report;
 mod scale;

@@ -18,30 +18,41 @@ const WORDS: usize = 1000;
 
 /// Layers, widths and experts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ModelShape {
-    pub(crate) name: &'static str,
-    pub(crate) family: Family,
-    pub(crate) d_model: usize,
-    pub(crate) d_ff: usize,
-    pub(crate) n_heads: usize,
-    pub(crate) n_layers: usize,
-    pub(crate) n_experts: usize,
-    pub(crate) vocab_size: usize,
+pub struct ModelShape {
+    /// How reports call it.
+    pub name: &'static str,
+    /// Of which family it is.
+    pub family: Family,
+    /// Width of the hidden states.
+    pub d_model: usize,
+    /// Hidden units of an FFN.
+    pub d_ff: usize,
+    /// Heads of attention, of `d_model / n_heads` each.
+    pub n_heads: usize,
+    /// Layers, of which every second has experts.
+    pub n_layers: usize,
+    /// Experts of a layer.
+    pub n_experts: usize,
+    /// Token ids.
+    pub vocab_size: usize,
     /// Batch and length of what is run.
-    pub(crate) batches: &'static [(usize, usize)],
+    pub batches: &'static [(usize, usize)],
     /// Random bytes that are repeated.
-    pub(crate) block: usize,
+    pub block: usize,
 }
 
+/// A family of models.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Family {
+pub enum Family {
+    /// Switch encoder: top-1, no biases.
     Switch,
+    /// As nomic-embed-text-v2-moe: top-2.
     Nomic,
 }
 
 impl ModelShape {
     /// What the published models have in common, as Switch-base-128 has the rest.
-    const BASE: Self = Self {
+    pub const BASE: Self = Self {
         name: "",
         family: Family::Switch,
         d_model: 768,
@@ -95,8 +106,11 @@ impl ModelShape {
         },
     ];
 
-    /// Writes config.json and model.safetensors, weights in bf16.
-    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
+    /// Writes config.json, tokenizer.json and model.safetensors, weights in bf16.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         fs::write(folder.join("config.json"), self.config().to_string())?;
         fs::write(folder.join("tokenizer.json"), self.tokenizer().to_string())?;

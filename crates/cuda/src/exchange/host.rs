@@ -8,6 +8,7 @@ use half::{bf16, f16};
 use moeshard_tensor::checks::check;
 use moeshard_tensor::device::{Device, Result, Routing as HostRouting};
 use moeshard_tensor::dtype::DType;
+use moeshard_tensor::imposed::TakesRouting;
 
 use crate::device::CudaDevice;
 use crate::driver::Driver;
@@ -135,5 +136,19 @@ impl<R: Driver> CudaDevice<R> {
         // SAFETY: the piece is as large, and there is room for all pieces.
         unsafe { self.driver.upload(bytes, pass.address(&piece))? };
         Ok(piece)
+    }
+}
+
+impl<R: Driver> TakesRouting for CudaDevice<R> {
+    fn routing_from_host(&self, routing: &HostRouting, n_experts: usize) -> Result<Routing> {
+        CudaDevice::routing_from_host(self, routing, n_experts)
+    }
+
+    fn routing_again(&self, routing: &Routing) -> Routing {
+        Routing {
+            idx: Rc::clone(&routing.idx),
+            gate: Rc::clone(&routing.gate),
+            ..*routing
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! What the table of runs says: settings, and columns of numbers.
 
 use super::RunReport;
-use super::text;
 use crate::record::{Evaluation, RunHeader};
+use moeshard_charts::text;
 
 /// A setting of a run.
 pub(super) struct Setting {

@@ -5,8 +5,8 @@ use std::fmt::{self, Write as _};
 
 use super::edges::{Edge, Graph};
 use super::layout::{Place, circle_order, places};
-use super::svg::{Coord, Path};
 use crate::classes::ClassCounts;
+use moeshard_charts::svg::{Coord, Path};
 
 /// More nodes or edges than this are an adjacency matrix: lines would be a filled disc, and heavy.
 const MAX_NODES: usize = 200;

@@ -4,9 +4,9 @@ use std::fmt::{self, Write as _};
 
 use super::edges::Graph;
 use super::graph::write_cells;
-use super::text::{count, percent};
 use crate::classes::ClassCounts;
 use crate::mixing::MixingMatrix;
+use moeshard_charts::text::{count, percent};
 
 /// Columns; of more nodes some are shown (averages over nodes would hide what nodes lack).
 const MAX_COLUMNS: usize = 200;

@@ -1,16 +1,14 @@
 //! One page of HTML about one or several runs: a table, charts and the topologies.
 //!
-//! The page needs nothing else: no network, no script. Its pictures are SVG, drawn here rather than by
-//! a plotting crate: `plotters` writes integer coordinates and fixed colours and sizes, so a page of
-//! its pictures has no dark scheme, nothing under the pointer and no runs to hide.
+//! The page needs nothing else: no network, no script. Charts, their axes and the style sheet of all pages
+//! are those of `moeshard-charts`.
 //!
 //! In reading order:
-//! - `page`: the whole, with its style sheet `style.css`.
+//! - `page`: the whole, with what `style.css` adds.
 //! - `table`, `columns`: the runs side by side.
-//! - `plots`, `chart`, `scale`, `labels`: what is plotted, and how.
+//! - `plots`: what is plotted.
 //! - `edges`, `layout`, `graph`: the graph of a topology.
 //! - `histogram`: classes of nodes before and after mixing.
-//! - `svg`, `text`: coordinates and numbers, short.
 
 use std::io;
 
@@ -19,21 +17,16 @@ use crate::mixing::MixingMatrix;
 use crate::record::{Evaluation, RunHeader};
 use crate::topology::Clique;
 
-mod chart;
 mod columns;
 mod edges;
 mod graph;
 mod histogram;
-mod labels;
 mod layout;
 mod page;
 mod plots;
-mod scale;
-mod svg;
 mod table;
-mod text;
 
-pub use text::bytes;
+pub use moeshard_charts::text::bytes;
 
 /// What a page tells of one run.
 #[derive(Clone, Copy, Debug)]

@@ -5,32 +5,18 @@ use std::fmt::{self, Write as _};
 use super::edges::Graph;
 use super::graph::{has_arrows, is_node_link, write_graph};
 use super::histogram::Histograms;
-use super::text::{self, Escaped};
 use super::{RunReport, plots, table};
+use moeshard_charts::page::{write_head, write_legend};
+use moeshard_charts::text::{self, Escaped};
 
 const STYLE: &str = include_str!("style.css");
 
-/// Colours of runs and of classes in the style sheet.
-const N_RUN_COLOURS: usize = 8;
+/// Colours of classes in the style sheet.
 const N_CLASS_COLOURS: usize = 10;
-/// Dashes that tell runs of one colour apart.
-const DASHES: [&str; 3] = ["none", "7 3", "2 3"];
 
 /// Writes the whole page.
 pub(super) fn write_page(title: &str, runs: &[RunReport<'_>], out: &mut String) -> fmt::Result {
-    write!(
-        out,
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-         <meta name=\"color-scheme\" content=\"light dark\"><title>{0}</title><style>{STYLE}",
-        Escaped(title)
-    )?;
-    write_run_styles(runs.len(), out)?;
-    write!(
-        out,
-        "</style></head><body><header><h1>{}</h1>",
-        Escaped(title)
-    )?;
+    write_head(title, STYLE, runs.len(), out)?;
     table::write_common(runs, out)?;
     out.write_str("</header><main>")?;
     if runs.is_empty() {
@@ -46,7 +32,8 @@ fn write_sections(runs: &[RunReport<'_>], out: &mut String) -> fmt::Result {
     table::write_table(runs, out)?;
     out.write_str("</section>")?;
     if runs.len() > 1 {
-        write_legend(runs, out)?;
+        let names = runs.iter().map(|run| run.header.name.as_str());
+        write_legend("Runs shown", names, out)?;
     }
     if runs.iter().any(|run| !run.evaluations.is_empty()) {
         out.write_str("<section><h2>Training</h2><div class=\"charts\">")?;
@@ -56,34 +43,6 @@ fn write_sections(runs: &[RunReport<'_>], out: &mut String) -> fmt::Result {
         out.write_str("<p class=\"note\">No run has been evaluated yet.</p>")?;
     }
     write_topologies(runs, out)
-}
-
-// Each run has a colour; a box hides it and the pointer brings it forward, by style sheet alone.
-fn write_run_styles(n_runs: usize, out: &mut String) -> fmt::Result {
-    for run_idx in 0..n_runs {
-        let dash = DASHES[run_idx / N_RUN_COLOURS % DASHES.len()];
-        let colour = run_idx % N_RUN_COLOURS;
-        write!(
-            out,
-            ".r{run_idx}{{--c:var(--c{colour});--dash:{dash}}}\
-             body:has(#s{run_idx}:not(:checked)) :is(.run,.topology).r{run_idx}{{display:none}}\
-             body:has(.legend .r{run_idx}:hover) .run:not(.r{run_idx}){{opacity:.12}}"
-        )?;
-    }
-    Ok(())
-}
-
-fn write_legend(runs: &[RunReport<'_>], out: &mut String) -> fmt::Result {
-    out.write_str("<div class=\"legend\" role=\"group\" aria-label=\"Runs shown\">")?;
-    for (run_idx, run) in runs.iter().enumerate() {
-        write!(
-            out,
-            "<label class=\"r{run_idx}\"><input type=\"checkbox\" id=\"s{run_idx}\" checked>\
-             {}</label>",
-            Escaped(&run.header.name)
-        )?;
-    }
-    out.write_str("</div>")
 }
 
 fn write_topologies(runs: &[RunReport<'_>], out: &mut String) -> fmt::Result {

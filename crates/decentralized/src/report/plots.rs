@@ -3,10 +3,10 @@
 use std::fmt::{self, Write as _};
 
 use super::RunReport;
-use super::chart::{Chart, Line, Point};
-use super::scale::{Scale, Unit};
-use super::text;
 use crate::record::{Evaluation, Heterogeneity};
+use moeshard_charts::chart::{Chart, Line, Point};
+use moeshard_charts::scale::{Scale, Unit};
+use moeshard_charts::text;
 
 /// The share of a run after which the axis of accuracy must hold everything: before that models are
 /// hardly trained, and would leave no room for the differences that matter.

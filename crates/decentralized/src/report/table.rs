@@ -4,9 +4,9 @@ use std::fmt::{self, Write as _};
 
 use super::RunReport;
 use super::columns::{COLUMNS, Column, SETTINGS, Setting};
-use super::svg::Coord;
-use super::text::{self, Escaped};
 use crate::record::{RunHeader, Spread};
+use moeshard_charts::svg::Coord;
+use moeshard_charts::text::{self, Escaped};
 
 /// Units of the picture of a spread.
 const BAR_WIDTH: f64 = 110.0;

@@ -37,6 +37,7 @@ use crate::device::{
     ExpertSlice, HostMatrix, LinearWeights, Norm, Pooling, Result, RouterRule, Routing,
 };
 use crate::dtype::DType;
+use crate::imposed::TakesRouting;
 use compute::Compute;
 use ffn::{FfnWeights, dense_ffn};
 use gemm::{Layer, gemm};
@@ -473,5 +474,26 @@ impl Device for CpuDevice {
 
     fn stats(&self) -> DeviceStats {
         self.counters.read()
+    }
+}
+
+impl TakesRouting for CpuDevice {
+    fn routing_from_host(&self, routing: &Routing, n_experts: usize) -> Result<Routing> {
+        let kept = routing.expert_idx.iter().copied();
+        let kept = kept.filter(|&e| e != Routing::DROPPED);
+        let n_named = kept.max().map_or(0, |e| e as usize + 1);
+        let op = "routing_from_host";
+        check(op, "n_experts", n_experts.max(n_named), n_experts)?;
+        let (n_slots, n_gates) = (routing.expert_idx.len(), routing.gate_weight.len());
+        check(op, "gates", n_slots, n_gates)?;
+        Ok(self.routing_again(routing))
+    }
+
+    fn routing_again(&self, routing: &Routing) -> Routing {
+        let mut again = self.compute.routings().pop().unwrap_or_default();
+        again.top_k = routing.top_k;
+        again.expert_idx.clone_from(&routing.expert_idx);
+        again.gate_weight.clone_from(&routing.gate_weight);
+        again
     }
 }

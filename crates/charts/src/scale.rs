@@ -1,6 +1,6 @@
 //! Axes: from values to places, and which values are labelled.
 
-use super::text;
+use crate::text;
 
 /// Decades that a logarithmic axis shows, and an empty stretch, in decades, below which it shows nothing:
 /// what is smaller lies on its edge. Models of a complete graph differ by rounding alone, thirty
@@ -10,7 +10,7 @@ const MAX_GAP: f64 = 3.0;
 
 /// What the numbers of an axis are.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Unit {
+pub enum Unit {
     /// Plain numbers.
     Number,
     /// Shares in 0 to 1.
@@ -21,14 +21,16 @@ pub(super) enum Unit {
 
 /// A labelled value of an axis.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Tick {
-    pub(super) value: f64,
-    pub(super) label: String,
+pub struct Tick {
+    /// Where it is.
+    pub value: f64,
+    /// What it is called.
+    pub label: String,
 }
 
 /// One axis.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Scale {
+pub struct Scale {
     unit: Unit,
     is_log: bool,
     /// Ends of the axis, in logarithms if it is logarithmic.
@@ -41,7 +43,7 @@ pub(super) struct Scale {
 impl Scale {
     /// An axis over `values`, those that are not finite left out, with a little room past them. None
     /// without values.
-    pub(super) fn linear(unit: Unit, values: impl Iterator<Item = f64>) -> Option<Self> {
+    pub fn linear(unit: Unit, values: impl Iterator<Item = f64>) -> Option<Self> {
         let (low, high) = bounds(values.filter(|value| value.is_finite()))?;
         let margin = match high - low > 1e-9 * high.abs().max(1e-9) {
             true => (high - low) * 0.04,
@@ -59,7 +61,7 @@ impl Scale {
     }
 
     /// As [`Scale::linear`], without room past the values.
-    pub(super) fn tight(unit: Unit, values: impl Iterator<Item = f64>) -> Option<Self> {
+    pub fn tight(unit: Unit, values: impl Iterator<Item = f64>) -> Option<Self> {
         let (from, to) = bounds(values.filter(|value| value.is_finite()))?;
         let scale = Self {
             unit,
@@ -72,7 +74,7 @@ impl Scale {
     }
 
     /// A logarithmic axis over `values`, those that are not positive left out. None without values.
-    pub(super) fn log(unit: Unit, values: impl Iterator<Item = f64>) -> Option<Self> {
+    pub fn log(unit: Unit, values: impl Iterator<Item = f64>) -> Option<Self> {
         let positive = values.filter(|&value| value > 0.0 && value.is_finite());
         let mut logs: Vec<f64> = positive.map(f64::log10).collect();
         logs.sort_by(|a, b| b.total_cmp(a));
@@ -99,7 +101,7 @@ impl Scale {
     }
 
     /// Where a value lies: 0 at the first end, 1 at the second. None where an axis has no place for it.
-    pub(super) fn place(&self, value: f64) -> Option<f64> {
+    pub fn place(&self, value: f64) -> Option<f64> {
         let value = match self.is_log {
             true if value > 0.0 => value.log10().max(self.from),
             // Zero lies with what is too small.
@@ -113,7 +115,7 @@ impl Scale {
     }
 
     /// The values to label, ascending.
-    pub(super) fn ticks(&self) -> Vec<Tick> {
+    pub fn ticks(&self) -> Vec<Tick> {
         let mut values = if self.is_log {
             self.log_values()
         } else {

@@ -2,10 +2,10 @@
 
 use std::fmt::{self, Write as _};
 
-use super::labels::moved_apart;
-use super::scale::Scale;
-use super::svg::{Coord, Path};
-use super::text::{Escaped, shortened};
+use crate::labels::moved_apart;
+use crate::scale::Scale;
+use crate::svg::{Coord, Path};
+use crate::text::{Escaped, shortened};
 
 /// All sizes are units of the picture; about one pixel on a wide screen.
 const HEIGHT: f64 = 320.0;
@@ -28,40 +28,45 @@ const MAX_HOVER: usize = 30;
 const MAX_POINTS: usize = 300;
 
 /// What a chart shows.
-pub(super) struct Chart<'a> {
+pub struct Chart<'a> {
     /// Read aloud instead of the picture.
-    pub(super) title: &'a str,
+    pub title: &'a str,
     /// What the horizontal axis is.
-    pub(super) x_label: &'a str,
-    pub(super) x: Scale,
-    pub(super) y: Scale,
-    pub(super) lines: Vec<Line<'a>>,
+    pub x_label: &'a str,
+    /// The horizontal axis.
+    pub x: Scale,
+    /// The vertical axis.
+    pub y: Scale,
+    /// In the order in which they are drawn.
+    pub lines: Vec<Line<'a>>,
 }
 
-/// The line of one run.
-pub(super) struct Line<'a> {
+/// One line, of a run or of whatever else is compared.
+pub struct Line<'a> {
     /// Gives it its colour.
-    pub(super) run_idx: usize,
+    pub run_idx: usize,
     /// Its label.
-    pub(super) name: &'a str,
+    pub name: &'a str,
     /// From left to right.
-    pub(super) points: Vec<Point>,
+    pub points: Vec<Point>,
 }
 
 /// A point of a line.
-pub(super) struct Point {
-    pub(super) x: f64,
-    pub(super) y: f64,
+pub struct Point {
+    /// Where it lies on the horizontal axis.
+    pub x: f64,
+    /// Where it lies on the vertical axis.
+    pub y: f64,
     /// From the lowest to the highest value around `y`.
-    pub(super) band: Option<(f64, f64)>,
+    pub band: Option<(f64, f64)>,
     /// Told under the pointer.
-    pub(super) title: String,
+    pub title: String,
 }
 
 impl Chart<'_> {
     /// Writes the chart as SVG. On narrow screens the style sheet cuts the labels off (`--wide` is how
     /// much wider than the rest the picture is) so that the rest stays large.
-    pub(super) fn write(&self, out: &mut String) -> fmt::Result {
+    pub fn write(&self, out: &mut String) -> fmt::Result {
         let right = self.right_margin();
         let wide = WIDTH / (WIDTH - right + MARGIN);
         write!(
@@ -290,8 +295,8 @@ fn thinned(points: &[Point], n_points: usize) -> impl Iterator<Item = &Point> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scale::Unit;
     use super::*;
+    use crate::scale::Unit;
 
     fn chart(points: Vec<(f64, f64)>) -> String {
         let x = Scale::tight(Unit::Number, points.iter().map(|point| point.0));

@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Write as _};
 
 /// A coordinate with one decimal, without what says nothing (`12` for `12.04`, `0` for `-0.01`).
 #[derive(Clone, Copy)]
-pub(super) struct Coord(pub f64);
+pub struct Coord(pub f64);
 
 impl Display for Coord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -19,31 +19,32 @@ impl Display for Coord {
 
 /// The `d` of a path.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Path(String);
+pub struct Path(String);
 
 impl Path {
     /// Begins a new line at a point.
-    pub(super) fn start(&mut self, (x, y): (f64, f64)) {
+    pub fn start(&mut self, (x, y): (f64, f64)) {
         self.push('M', x, y);
     }
 
     /// A line to a point.
-    pub(super) fn line(&mut self, (x, y): (f64, f64)) {
+    pub fn line(&mut self, (x, y): (f64, f64)) {
         self.push('L', x, y);
     }
 
     /// A horizontal line of some length from a point: one run of cells of a picture.
-    pub(super) fn run(&mut self, (x, y): (f64, f64), len: usize) {
+    pub fn run(&mut self, (x, y): (f64, f64), len: usize) {
         self.push('M', x, y);
         let _ = write!(self.0, "h{len}");
     }
 
     /// Back to the start of the line.
-    pub(super) fn close(&mut self) {
+    pub fn close(&mut self) {
         self.0.push('Z');
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether nothing is drawn.
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Write as _};
 
 /// Text from elsewhere (names of runs, of data): never markup.
-pub(super) struct Escaped<'a>(pub &'a str);
+pub struct Escaped<'a>(pub &'a str);
 
 impl Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -24,7 +24,7 @@ impl Display for Escaped<'_> {
 }
 
 /// At most `n_chars` characters of a text, with an ellipsis if there were more.
-pub(super) fn shortened(text: &str, n_chars: usize) -> String {
+pub fn shortened(text: &str, n_chars: usize) -> String {
     match text.chars().count() <= n_chars {
         true => text.to_owned(),
         false => {
@@ -35,7 +35,7 @@ pub(super) fn shortened(text: &str, n_chars: usize) -> String {
 }
 
 /// A count with its thousands set apart: `12,345`.
-pub(super) fn count(number: u64) -> String {
+pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -48,7 +48,7 @@ pub(super) fn count(number: u64) -> String {
 }
 
 /// A count that may be a mean: whole numbers without decimals.
-pub(super) fn mean_count(number: f64) -> String {
+pub fn mean_count(number: f64) -> String {
     match number.fract() == 0.0 && (0.0..1e15).contains(&number) {
         true => count(number as u64),
         false => number_text(number),
@@ -63,7 +63,7 @@ pub fn bytes(number: f64) -> String {
 }
 
 /// Seconds: `0.42 s`, `75.1 s`, `12 min`, `3.4 h`.
-pub(super) fn seconds(number: f64) -> String {
+pub fn seconds(number: f64) -> String {
     match number {
         _ if !number.is_finite() => "–".to_owned(),
         s if s < 120.0 => format!("{} s", three_digits(s)),
@@ -73,7 +73,7 @@ pub(super) fn seconds(number: f64) -> String {
 }
 
 /// A share as a percentage with `decimals`; a dash if it is not a number.
-pub(super) fn percent(share: f64, decimals: usize) -> String {
+pub fn percent(share: f64, decimals: usize) -> String {
     match share.is_finite() {
         true => format!("{:.decimals$} %", share * 100.0),
         false => "–".to_owned(),
@@ -81,7 +81,7 @@ pub(super) fn percent(share: f64, decimals: usize) -> String {
 }
 
 /// Any number in three digits, as a power of ten if it is very large or small.
-pub(super) fn number_text(number: f64) -> String {
+pub fn number_text(number: f64) -> String {
     let size = number.abs();
     match size {
         _ if !number.is_finite() => "–".to_owned(),
@@ -100,7 +100,7 @@ pub(super) fn number_text(number: f64) -> String {
 }
 
 /// A tick of a logarithmic axis: a power of ten by its exponent, others in digits.
-pub(super) fn log_tick(number: f64) -> String {
+pub fn log_tick(number: f64) -> String {
     let exponent = number.log10();
     match (exponent - exponent.round()).abs() < 1e-9 && !(-2.5..3.5).contains(&exponent) {
         true => power_of_ten(exponent.round() as i32),

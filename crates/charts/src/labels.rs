@@ -5,7 +5,7 @@
 ///
 /// Labels that would overlap become a block, whose middle is at the mean of what they want: no other
 /// place makes their squared distances smaller.
-pub(super) fn moved_apart(wanted: &[f64], height: f64, low: f64, high: f64) -> Vec<f64> {
+pub(crate) fn moved_apart(wanted: &[f64], height: f64, low: f64, high: f64) -> Vec<f64> {
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by(|&a, &b| wanted[a].total_cmp(&wanted[b]));
     let start = |block: &Block| {

@@ -30,6 +30,8 @@
 
 using u64 = unsigned long long;
 
+// Of those that do all of it at once.
+constexpr unsigned ONCE_THREADS = 1024;
 constexpr u64 HAS_LEFT = 1ull << 32;
 
 // Which half of its buffer a rank writes to before it has met the others for the `n`-th time, and is read after.
@@ -180,7 +182,7 @@ KERNEL(exchange_gather)
 
 // Two arrays with rows of the same size, the second `offset` bytes behind the first, filled with zero; or one, if
 // `second` is null.
-extern "C" __global__ void exchange_gather_once(const unsigned* from, const unsigned* second, u64 n_words,
+extern "C" __global__ void __launch_bounds__(ONCE_THREADS) exchange_gather_once(const unsigned* from, const unsigned* second, u64 n_words,
                                                 u64 offset, unsigned char* buffer, u64 half_bytes, u64* state,
                                                 const u64* inboxes, unsigned rank, unsigned world, u64 patience,
                                                 const u64* buffers, const unsigned* starts, unsigned row_words,
@@ -201,7 +203,7 @@ KERNEL(exchange_gather_once)
                                                    unsigned world, unsigned n_cols, unsigned n_padded, T* out) {  \
         sum<T>({buffers, stride, half_bytes, state, starts, world}, rank, n_cols, n_padded, out);                 \
     }                                                                                                             \
-    extern "C" __global__ void exchange_sum_once_##name(                                                          \
+    extern "C" __global__ void __launch_bounds__(ONCE_THREADS) exchange_sum_once_##name(                          \
         const unsigned* from, u64 n_words, unsigned char* buffer, u64 half_bytes, u64* state, const u64* inboxes, \
         unsigned rank, unsigned world, u64 patience, const u64* buffers, const unsigned* starts, unsigned n_cols, \
         unsigned n_padded, T* out) {                                                                              \

@@ -44,6 +44,7 @@ pub struct Args {
 
     /// Skews of the router: how much more probable a popular expert is, 0 being uniform
     #[arg(
+        allow_negative_numbers = true,
         long,
         value_name = "A,…",
         value_delimiter = ',',
@@ -271,7 +272,7 @@ mod tests {
     #[test]
     fn impossible_arguments_are_named() {
         for (args, names) in [
-            (["--skew", "-1"], "--skew"),
+            (["--skew", "-1"], "--skew must be in 0 to 1e6, got -1"),
             (["--skew", "NaN"], "--skew must be in 0 to 1e6"),
             (["--popular", "2"], "--popular must be in 0 to 1"),
             (["--heads", "7"], "128 cannot be split over 7 heads"),

@@ -1,7 +1,7 @@
 //! The memory of weights, and that of activations: one region, from which a pass takes and to which it gives back in an order
 //! that depends on shapes alone, so that the same shapes find the same places.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use crate::driver::{Address, Driver};
@@ -14,6 +14,9 @@ const ALIGNMENT: u64 = 256;
 pub(crate) struct Heap<R: Driver> {
     pub(crate) driver: Rc<R>,
     pub(crate) released: RefCell<Vec<Address>>,
+    /// Whether memory is given back at the end alone. Giving back waits for the whole device, and its kernels may
+    /// wait for ranks that are just giving back as well.
+    pub(crate) holds_back: Cell<bool>,
 }
 
 impl<R: Driver> Heap<R> {
@@ -21,11 +24,15 @@ impl<R: Driver> Heap<R> {
         Rc::new(Self {
             driver: Rc::clone(driver),
             released: RefCell::default(),
+            holds_back: Cell::new(false),
         })
     }
 
     /// Gives back what was released. Nothing that was noted may name it.
     pub(crate) fn give_back(&self) {
+        if self.holds_back.get() {
+            return;
+        }
         for at in self.released.borrow_mut().drain(..) {
             // SAFETY: it was allocated for a buffer that is gone, and the driver waits for what it has
             // started.
@@ -36,6 +43,7 @@ impl<R: Driver> Heap<R> {
 
 impl<R: Driver> Drop for Heap<R> {
     fn drop(&mut self) {
+        self.holds_back.set(false);
         self.give_back();
     }
 }

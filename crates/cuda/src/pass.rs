@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use moeshard_tensor::device::Result;
 
+use crate::driver::nccl::{ALL_GATHER, ALL_TO_ALL};
 use crate::driver::{Address, Driver, Launch, MOST_ARGS};
 use crate::memory::{Heap, Piece, Region};
 
@@ -174,7 +175,7 @@ impl<R: Driver> Pass<R> {
     /// Grows the memory to the size of the region.
     pub(crate) fn make_room(&mut self) -> Result<()> {
         let needed = self.region.borrow().size() as usize;
-        if self.activations.grow(&*self.driver, needed, true)? {
+        if self.activations.grow(&self.heap, needed, true)? {
             self.graphs.by_hash.clear();
         }
         Ok(())
@@ -183,7 +184,7 @@ impl<R: Driver> Pass<R> {
     fn try_run(&mut self) -> Result<()> {
         self.make_room()?;
         let n_bytes = self.inputs.bytes.len();
-        if self.input_memory.grow(&*self.driver, n_bytes, false)? {
+        if self.input_memory.grow(&self.heap, n_bytes, false)? {
             self.graphs.by_hash.clear();
         }
         for launch in &mut self.launches {
@@ -224,7 +225,8 @@ impl<R: Driver> Drop for Pass<R> {
 
 impl Memory {
     /// Makes room; whether the memory has moved. What it held moves along if it `keeps` it.
-    fn grow(&mut self, driver: &impl Driver, needed: usize, keeps: bool) -> Result<bool> {
+    fn grow<R: Driver>(&mut self, heap: &Heap<R>, needed: usize, keeps: bool) -> Result<bool> {
+        let driver = &*heap.driver;
         if needed <= self.n_bytes {
             return Ok(false);
         }
@@ -235,14 +237,10 @@ impl Memory {
         };
         let old = std::mem::replace(self, Self { at, n_bytes });
         if old.n_bytes > 0 {
-            // SAFETY: both are as large, and the old one is not used any more, by graphs neither.
-            unsafe {
-                let copied = match keeps {
-                    true => driver.copy(old.at, at, old.n_bytes),
-                    false => Ok(()),
-                };
-                driver.free(old.at);
-                copied?;
+            heap.released.borrow_mut().push(old.at);
+            if keeps {
+                // SAFETY: both are as large.
+                unsafe { driver.copy(old.at, at, old.n_bytes)? };
             }
         }
         Ok(true)
@@ -255,6 +253,16 @@ impl<G> Graphs<G> {
     /// # Safety
     /// As for [`Driver::launch`].
     unsafe fn run<R: Driver<Graph = G>>(&mut self, driver: &R, launches: &[Launch]) -> Result<()> {
+        // Ranks would have to capture and replay alike, which each decides for itself.
+        if launches
+            .iter()
+            .any(|launch| [ALL_GATHER, ALL_TO_ALL].contains(&launch.kernel))
+        {
+            // SAFETY: the caller's promise.
+            return launches
+                .iter()
+                .try_for_each(|launch| unsafe { driver.launch(launch) });
+        }
         let hash = hash(launches);
         self.n_runs += 1;
         // SAFETY: the caller's promise.

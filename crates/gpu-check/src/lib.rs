@@ -87,7 +87,10 @@ pub fn main() -> Result<()> {
         Some(dir) => library.find(Some(dir)).map(Some),
         None => Ok(None),
     };
-    let (cublaslt, nccl) = (find(CUBLASLT)?, find(NCCL).unwrap_or(None));
+    let (cublaslt, nccl) = match (find(CUBLASLT), find(NCCL)) {
+        (Err(missing), Err(_)) => return Err(missing.into()),
+        (cublaslt, nccl) => (cublaslt.unwrap_or(None), nccl.unwrap_or(None)),
+    };
     // Without a driver the first device says so.
     let n_gpus = gpu::count().unwrap_or(1);
     run(&args, &Scale::GPU, n_gpus, |idx| {
@@ -159,7 +162,12 @@ fn on_ranks<R: Driver>(
     let model = Model::open(&folder.join(shape.name))?;
     let work = (shape, &model);
     let has_nccl = open(args.gpu)?.nccl().is_some();
-    let place = |n_ranks, via, name| Place { n_ranks, via, name };
+    let place = |n_ranks, via, name| Place {
+        n_ranks,
+        via,
+        name,
+        is_apart: false,
+    };
     let mut here = vec![
         place(2, Via::Peers, "2 ranks on one GPU"),
         place(4, Via::Peers, "4 ranks on one GPU"),
@@ -176,12 +184,14 @@ fn on_ranks<R: Driver>(
         n_ranks: n_gpus,
         via: Via::Peers,
         name: &names[0],
+        is_apart: true,
     }];
     if has_nccl {
         apart.push(Place {
             n_ranks: n_gpus,
             via: Via::Nccl,
             name: &names[1],
+            is_apart: true,
         });
     }
     ranks::run(open, args.dtype, work, &apart, scale, report)

@@ -41,7 +41,6 @@ fn benchmarks_run_and_are_written() {
     }
     let suites = report["suites"].as_array().expect("suites");
     assert_eq!(suites.len(), 3, "{shown}");
-    assert!(report["meet_seconds"].as_f64().is_some_and(|s| s > 0.0));
 }
 
 #[test]

@@ -167,9 +167,12 @@ impl Held {
             dtype: DType::BF16,
             ..*self
         };
-        let more = (self.n_gpus + 1..=64).find(|&n| fits(&sharded(n, self.dtype)));
-        let advice = match (fits(&narrow), more) {
+        let enough = (self.n_gpus..=64).find(|&n| fits(&sharded(n, self.dtype)));
+        let advice = match (fits(&narrow), enough) {
             (true, _) => "--dtype bf16 would fit".to_owned(),
+            (false, Some(n)) if n == self.n_gpus => {
+                format!("--experts sharded with --ranks {n} would fit")
+            }
             (false, Some(n)) => format!("--gpus {n} would fit, experts sharded"),
             (false, None) => "it does not fit on 64 such GPUs either".to_owned(),
         };
@@ -270,11 +273,15 @@ mod tests {
             DType::BF16,
             "it does not fit on 64 such GPUs either",
         );
-        // Two ranks on one GPU take twice as much.
+        // Two ranks on one GPU take twice as much, and one is enough.
         let two = Held {
             n_ranks: 2,
             ..held(1, DType::BF16)
         };
-        assert!(two.check(&spec, 30 << 20).is_err());
+        let error = two.check(&spec, 30 << 20).expect_err("twice too much");
+        assert!(
+            error.ends_with("--experts sharded with --ranks 1 would fit"),
+            "{error}"
+        );
     }
 }

@@ -4,6 +4,7 @@ use std::alloc::{Layout, alloc, dealloc};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use moeshard_emulation as emulation;
 use moeshard_tensor::device::{DeviceError, Result};
@@ -13,10 +14,14 @@ use super::cublaslt::{CublasLt, WORKSPACE_BYTES};
 use super::nccl::Nccl;
 use super::{Address, Driver, Launch, Properties, TENSOR_MAP_BYTES};
 
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
 const ALIGNMENT: usize = 256;
 
 /// A device that exists in the process alone.
 pub struct Emulated {
+    /// As if each were a GPU of its own.
+    id: u64,
     properties: Properties,
     layouts: RefCell<HashMap<Address, Layout>>,
     /// Bytes that may be taken altogether.
@@ -53,6 +58,7 @@ impl Emulated {
     /// A small one.
     pub fn new() -> Self {
         Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             properties: Properties {
                 name: "emulated".to_owned(),
                 n_multiprocessors: 2,
@@ -138,11 +144,11 @@ impl Driver for Emulated {
         &self.properties
     }
 
-    /// All are the memory of one process.
     fn peer_id(&self) -> u64 {
-        0
+        self.id
     }
 
+    /// All are the memory of one process.
     fn reach(&self, _: u64) -> Result<bool> {
         Ok(true)
     }

@@ -214,8 +214,10 @@ impl Gpu {
     }
 
     fn synchronize(&self, op: &'static str) -> Result<()> {
-        if let Some((nccl, deadline)) = self.nccl.as_ref().and_then(|n| Some((n, n.deadline()?))) {
-            return self.wait_for_others(op, nccl, deadline);
+        if let Some(waiting) = self.waiting() {
+            // SAFETY: the stream lives as long as this.
+            return self
+                .wait_for_others(op, waiting, || unsafe { sys::cuStreamQuery(self.stream) });
         }
         // SAFETY: the stream lives as long as this.
         unsafe { result::stream::synchronize(self.stream) }.map_err(|e| failed(op, e))
@@ -223,12 +225,16 @@ impl Gpu {
 }
 
 impl Gpu {
-    /// Waits for the stream, whose kernels may wait for ranks that are gone.
-    fn wait_for_others(&self, op: &'static str, nccl: &Nccl, deadline: Duration) -> Result<()> {
+    /// Waits until the GPU is done with something, whose kernels may wait for ranks that are gone.
+    fn wait_for_others(
+        &self,
+        op: &'static str,
+        (nccl, deadline): (&Nccl, Duration),
+        asked: impl Fn() -> sys::CUresult,
+    ) -> Result<()> {
         let start = Instant::now();
         loop {
-            // SAFETY: the stream lives as long as this.
-            match unsafe { sys::cuStreamQuery(self.stream) } {
+            match asked() {
                 sys::CUresult::CUDA_ERROR_NOT_READY => {}
                 done => return done.result().map_err(|e| failed(op, e)),
             }
@@ -248,6 +254,24 @@ impl Gpu {
                 false => std::thread::sleep(SPIN),
             }
         }
+    }
+
+    /// The library that kernels may wait in, and for how long.
+    fn waiting(&self) -> Option<(&Nccl, Duration)> {
+        let nccl = self.nccl.as_ref()?;
+        Some((nccl, nccl.deadline()?))
+    }
+
+    /// Waits until the GPU has read a pinned buffer.
+    fn wait_for_event(&self, event: sys::CUevent) -> Result<()> {
+        let Some(waiting) = self.waiting() else {
+            // SAFETY: the event lives as long as this.
+            let waited = unsafe { result::event::synchronize(event) };
+            return waited.map_err(|e| failed("upload", e));
+        };
+        // SAFETY: the event lives as long as this.
+        let query = || unsafe { sys::cuEventQuery(event) };
+        self.wait_for_others("upload", waiting, query)
     }
 }
 
@@ -312,7 +336,6 @@ impl Drop for Gpu {
         let staging = self.staging.get_mut();
         // SAFETY: nothing is used after this; errors of a driver that goes down have no one to go to.
         unsafe {
-            // First: kernels of it may wait for ranks that are gone.
             self.nccl = None;
             let _ = result::stream::synchronize(self.stream);
             self.cublaslt = None;
@@ -360,26 +383,28 @@ impl Driver for Gpu {
         if peer == self.device {
             return Ok(true);
         }
-        let failed = |e| failed("reach", e);
         let mut can_reach = 0;
         // SAFETY: both devices exist; the answer is written there.
         let asked =
             unsafe { sys::cuDeviceCanAccessPeer(&raw mut can_reach, self.device, peer) }.result();
-        asked.map_err(failed)?;
-        if can_reach == 0 {
+        if asked.is_err() || can_reach == 0 {
             return Ok(false);
         }
         // SAFETY: the other rank holds its context for as long as this one uses its memory.
         let enabled = unsafe {
-            let context = result::primary_ctx::retain(peer).map_err(failed)?;
+            let Ok(context) = result::primary_ctx::retain(peer) else {
+                return Ok(false);
+            };
             let enabled = sys::cuCtxEnablePeerAccess(context, 0);
             let _ = result::primary_ctx::release(peer);
             enabled
         };
-        match enabled {
-            sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED => Ok(true),
-            other => other.result().map(|()| true).map_err(failed),
-        }
+        // Whatever the reason of a refusal, there are other ways.
+        let is_enabled = [
+            sys::CUresult::CUDA_SUCCESS,
+            sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED,
+        ];
+        Ok(is_enabled.contains(&enabled))
     }
 
     fn nccl(&self) -> Option<&Nccl> {
@@ -410,7 +435,7 @@ impl Driver for Gpu {
         // SAFETY: the caller's promise, once everything asked for is done. Errors come up again with whatever
         // is asked for next.
         unsafe {
-            let _ = result::stream::synchronize(self.stream);
+            let _ = self.synchronize("free");
             let _ = result::free_sync(at);
         }
     }
@@ -420,9 +445,9 @@ impl Driver for Gpu {
         let mut staging = self.staging.borrow_mut();
         for (i, chunk) in from.chunks(STAGING_BYTES).enumerate() {
             let (buffer, event) = (staging.buffers[staging.next], staging.events[staging.next]);
-            // SAFETY: the buffer is as large, and the event says when the GPU has read what was there.
+            self.wait_for_event(event)?;
+            // SAFETY: the buffer is as large, and the GPU has read what was there.
             unsafe {
-                result::event::synchronize(event).map_err(failed)?;
                 std::ptr::copy_nonoverlapping(chunk.as_ptr(), buffer, chunk.len());
                 let pinned = std::slice::from_raw_parts(buffer, chunk.len());
                 let to = to + (i * STAGING_BYTES) as u64;

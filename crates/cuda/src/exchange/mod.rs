@@ -70,6 +70,7 @@ impl<R: Driver> CudaDevice<R> {
     /// If a rank is gone, or a device has no memory left.
     pub fn meet_peers(mut self, world: &Arc<PeerWorld>) -> Result<Self> {
         if let Some(peers) = Peers::of(&self, world)? {
+            self.heap.holds_back.set(true);
             self.link = Link::Peers(peers);
         }
         Ok(self)
@@ -84,6 +85,7 @@ impl<R: Driver> CudaDevice<R> {
         if matches!(self.link, Link::Host)
             && let Some(ring) = Ring::of(&self, deadline)?
         {
+            self.heap.holds_back.set(true);
             self.link = Link::Nccl(ring);
         }
         Ok(self)

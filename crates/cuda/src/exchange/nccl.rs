@@ -44,6 +44,13 @@ impl<R: Driver> Ring<R> {
         let Some(nccl) = nccl else {
             return Ok(None);
         };
+        // The library knows no two ranks on one GPU.
+        let mut ids = device.gather_words(device.driver.peer_id())?;
+        ids.sort_unstable();
+        ids.dedup();
+        if ids.len() < n_ranks {
+            return Ok(None);
+        }
         let mut id = match rank {
             0 => nccl.new_id()?,
             _ => WorldId([0; 16]),
@@ -144,5 +151,14 @@ impl<R: Driver> Ring<R> {
             n_bytes,
         };
         Ok(())
+    }
+}
+
+impl<R: Driver> Drop for Ring<R> {
+    fn drop(&mut self) {
+        // Before anything waits for the stream: kernels there may wait for ranks that are gone.
+        if let Some(nccl) = self.heap.driver.nccl() {
+            nccl.abort();
+        }
     }
 }

@@ -29,6 +29,11 @@ const ONCE_BYTES: usize = 64 << 10;
 const ONCE_THREADS: u32 = 1024;
 /// Threads of a block that meets the others.
 const WARP: u32 = 32;
+/// Ranks on one GPU whose streams have a queue each: one that waits at the head of a shared queue would keep back
+/// the one it waits for.
+const MOST_ON_ONE_GPU: usize = 8;
+/// How long a rank that leaves waits for those that may still read its memory.
+const LEAVING: Duration = Duration::from_secs(1);
 /// In the second word of a rank's state: whom it waited for has left.
 const HAS_LEFT: u64 = 1 << 32;
 const OP: &str = "meet";
@@ -63,7 +68,7 @@ impl PeerWorld {
 
     /// Waits until nobody reads any more; whether that was so in time.
     fn wait_until_empty(&self) -> bool {
-        let until = Instant::now() + 2 * self.deadline;
+        let until = Instant::now() + LEAVING;
         let mut n_here = self.n_here();
         while *n_here > 0 {
             let Some(left) = until.checked_duration_since(Instant::now()) else {
@@ -126,6 +131,10 @@ impl<R: Driver> Peers<R> {
             return Ok(None);
         }
         let ids = device.gather_words(device.driver.peer_id())?;
+        let on_one = |id| ids.iter().filter(|&other| other == id).count();
+        if ids.iter().any(|id| on_one(id) > MOST_ON_ONE_GPU) {
+            return Ok(None);
+        }
         let mut reaches = true;
         for id in ids {
             reaches = reaches && device.driver.reach(id)?;

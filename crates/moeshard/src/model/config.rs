@@ -150,6 +150,8 @@ pub struct CudaLibs {
     pub cublaslt: Option<PathBuf>,
     /// For exchanges between ranks.
     pub nccl: Option<PathBuf>,
+    /// Whether the user named their folder: one that does not load is an error then.
+    pub is_named: bool,
 }
 
 /// Where a folder is named, one of them must be in it.
@@ -173,6 +175,7 @@ fn cuda_libs(device: DeviceKind, dir: Option<&Path>) -> Result<CudaLibs, ArgErro
         (cublaslt, nccl, _) => Ok(CudaLibs {
             cublaslt: cublaslt.ok(),
             nccl: nccl.ok(),
+            is_named: dir.is_some(),
         }),
     }
 }

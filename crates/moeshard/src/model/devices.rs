@@ -117,14 +117,16 @@ impl DeviceMaker for GpuRanks {
     fn make(&self, collective: Box<dyn Collective>) -> Result<Self::Device, DeviceError> {
         let mut gpu = Gpu::open(collective.rank() % self.n_gpus)?;
         if let Some(path) = &self.libs.cublaslt {
-            gpu.use_cublaslt(path)?;
-            tracing::info!(path = %path.display(), "cuBLASLt computes dense layers that it takes");
+            let loaded = gpu.use_cublaslt(path);
+            self.libs
+                .note(loaded, "cuBLASLt computes dense layers that it takes")?;
         }
         let is_alone = collective.world_size() == 1;
         if let Some(path) = &self.libs.nccl
             && !is_alone
         {
-            gpu.use_nccl(path)?;
+            let loaded = gpu.use_nccl(path);
+            self.libs.note(loaded, "NCCL is there")?;
         }
         let device = CudaDevice::new(self.config, gpu, collective)?.meet_peers(&self.world)?;
         if is_alone {
@@ -136,6 +138,18 @@ impl DeviceMaker for GpuRanks {
             "how rows travel between ranks"
         );
         Ok(device)
+    }
+}
+
+impl CudaLibs {
+    /// A library that does not load is done without, unless the user named its folder.
+    fn note(&self, loaded: Result<(), DeviceError>, what: &str) -> Result<(), DeviceError> {
+        match loaded {
+            Ok(()) => tracing::info!("{what}"),
+            Err(error) if self.is_named => return Err(error),
+            Err(error) => tracing::warn!("done without: {error}"),
+        }
+        Ok(())
     }
 }
 

@@ -18,7 +18,7 @@ use super::config::ComputeConfig;
 use super::devices::{self, DeviceKind};
 use super::open::Opened;
 use crate::cost::{Rates, best};
-use crate::footprint::{Held, bytes_to_read, largest_rank};
+use crate::footprint::{Held, bytes_to_read};
 use crate::progress::Progress;
 
 /// A model that answers.
@@ -82,8 +82,6 @@ fn start(model: &Arc<Model>, compute: &ComputeConfig, place: &str) -> Result<Ran
     Ok(engine)
 }
 
-/// Runs as large a batch as there will be, so that memory for it is taken, or found to be missing, before
-/// anybody waits.
 /// Runs larger and larger batches up to the largest, so that memory is taken before anybody asks. If one does not
 /// fit, the error names one that does.
 fn warm_up(engine: &RankEngine, n_tokens: usize, max_length: usize) -> Result<()> {
@@ -91,11 +89,10 @@ fn warm_up(engine: &RankEngine, n_tokens: usize, max_length: usize) -> Result<()
     for part in [8, 4, 2, 1] {
         let n = n_tokens.div_ceil(part);
         run_blank(engine, n, max_length).with_context(|| {
-            let advice = fits.map_or_else(
-                || "nor would much smaller ones fit".to_owned(),
-                |fits| format!("--max-batch-tokens {fits} would fit"),
-            );
-            format!("cannot run a batch of {n} tokens: {advice}")
+            let advice = fits.map_or_else(String::new, |fits| {
+                format!(", though {fits} fit (--max-batch-tokens)")
+            });
+            format!("cannot run a batch of {n} tokens{advice}")
         })?;
         fits = Some(n);
     }
@@ -130,21 +127,29 @@ pub fn dtype(model: &Model, compute: &ComputeConfig) -> DType {
     compute.dtype.unwrap_or(own)
 }
 
+fn n_gpus(device: DeviceKind) -> usize {
+    match device {
+        DeviceKind::Cuda { n_gpus } => n_gpus,
+        _ => 0,
+    }
+}
+
+/// Of the smallest GPU that is used; `None` if there is none.
+fn gpu_memory(device: DeviceKind) -> Option<u64> {
+    let n_gpus = n_gpus(device);
+    let gpus = (n_gpus > 0).then(gpu::list)?.ok()?;
+    gpus.iter().take(n_gpus).map(|gpu| gpu.n_bytes).min()
+}
+
 /// That the weights fit into the GPUs' memory: an error that says what would.
 fn check_room(model: &Model, compute: &ComputeConfig) -> Result<()> {
-    let DeviceKind::Cuda { n_gpus } = compute.device else {
-        return Ok(());
-    };
-    let memory = gpu::list()
-        .ok()
-        .and_then(|gpus| gpus.iter().map(|gpu| gpu.n_bytes).min());
-    let Some(memory) = memory else {
+    let Some(memory) = gpu_memory(compute.device) else {
         return Ok(());
     };
     let held = Held {
         strategy: compute.strategy,
         n_ranks: compute.n_ranks,
-        n_gpus,
+        n_gpus: n_gpus(compute.device),
         dtype: dtype(model, compute),
     };
     held.check(&model.spec, memory).map_err(anyhow::Error::msg)
@@ -162,16 +167,19 @@ pub fn settled(model: &Model, compute: &ComputeConfig) -> Result<ComputeConfig> 
     }
     let (dtype, n_ranks) = (dtype(model, compute), compute.n_ranks);
     let rates = Rates::of(compute)?;
-    // Some room for what a batch takes.
-    let memory = gpu::list()
-        .ok()
-        .and_then(|gpus| Some(gpus.first()?.n_bytes / 10 * 8));
+    let memory = gpu_memory(compute.device);
     let fits = |strategy| {
-        let bytes = largest_rank(&model.spec, strategy, n_ranks, dtype);
+        let held = Held {
+            strategy,
+            n_ranks,
+            n_gpus: n_gpus(compute.device),
+            dtype,
+        };
+        // Some room for what a batch takes.
+        let bytes = held.bytes(&model.spec);
         bytes
-            .ok()
             .zip(memory)
-            .is_some_and(|(bytes, memory)| bytes <= memory)
+            .is_some_and(|(bytes, memory)| bytes <= memory / 10 * 8)
     };
     let batch = (n_ranks, BatcherConfig::default().max_batch_tokens);
     settled.strategy = best(&model.spec, batch, dtype, &rates, fits);

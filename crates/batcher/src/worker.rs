@@ -75,7 +75,9 @@ impl Worker {
             }
             // One sequence is at fault: alone, each is answered or refused for itself.
             Err(EngineError::Input(_)) => batch.into_iter().for_each(|one| self.answer(vec![one])),
-            Err(EngineError::Failed(reason)) => self.poison(batch, &reason),
+            Err(EngineError::Failed(reason)) => self.poison(batch, &reason, SubmitError::Backend),
+            // Nothing is wrong with the batch: clients may try again.
+            Err(EngineError::Lost(reason)) => self.poison(batch, &reason, SubmitError::Unhealthy),
         }
     }
 
@@ -117,9 +119,9 @@ impl Worker {
     }
 
     /// Marks the engine as broken: this batch and everything that still waits gets an error.
-    fn poison(&self, batch: Vec<Sequence>, reason: &str) {
+    fn poison(&self, batch: Vec<Sequence>, reason: &str, error: fn(String) -> SubmitError) {
         tracing::error!(reason, "the engine failed and is taken out of service");
-        let error = SubmitError::Backend(format!("the engine failed: {reason}"));
+        let error = error(format!("the engine failed: {reason}"));
         // First, so that a client that has its error already sees the server unhealthy.
         let _ = self
             .shared

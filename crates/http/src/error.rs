@@ -14,6 +14,10 @@ use crate::wire::{ErrorBody, OpenAiError, OpenAiErrorBody};
 /// Most characters of a message: it may quote what the client sent, which may be a whole body.
 const LONGEST_MESSAGE: usize = 1000;
 
+/// When it is worth asking again where the model is broken or the server stops: one takes about as long to be started
+/// again, or a load balancer to find another one.
+const RESTART: Duration = Duration::from_secs(5);
+
 /// Why a request is not answered with what it asked for.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum RequestError {
@@ -130,6 +134,7 @@ impl RequestError {
             Self::Submit(SubmitError::Starting) | Self::TooManyBytes => {
                 Some(Duration::from_secs(1))
             }
+            Self::Submit(SubmitError::Unhealthy(_) | SubmitError::Closed) => Some(RESTART),
             _ => None,
         }
     }

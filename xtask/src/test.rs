@@ -141,6 +141,7 @@ fn mpi_command(root: &Path, cargo_args: &[String], resources: &Resources) -> Opt
         .args(["test", "--release", "--workspace", "--no-fail-fast"])
         .args(["--features", mpi::FEATURES])
         .args(["--test", "job", "--test", "mpi_training"])
+        .args(["--test", "mpi_serving"])
         .args(cargo_args)
         .env("MOESHARD_MPIRUN", mpirun);
     Some(command)

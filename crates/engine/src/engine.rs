@@ -1,6 +1,7 @@
-//! Ranks as threads of this process.
+//! The engine: ranks as threads of this process, or as processes of which this is the first.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use moeshard_tensor::collective::{Collective, CollectiveError, Solo, in_process}
 use moeshard_tensor::device::{DeviceError, DeviceStats};
 
 use crate::placement::place;
+use crate::processes::{self, Crew};
 use crate::rank::{DeviceMaker, Rank, RankJob, RankSetUp, start};
 
 /// The longest that a rank waits for the others in one collective. Ranks of one process wait for
@@ -35,7 +37,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    fn plan(&self, rank: usize) -> ShardPlan {
+    pub(crate) fn plan(&self, rank: usize) -> ShardPlan {
         ShardPlan {
             strategy: self.strategy,
             rank,
@@ -66,9 +68,12 @@ pub enum StartError {
         /// Which one.
         rank: usize,
     },
+    /// A rank of another process could not start, or is gone.
+    #[error("{0}")]
+    Processes(String),
 }
 
-/// A model on the ranks of this process.
+/// A model on ranks.
 pub struct RankEngine {
     spec: EncoderSpec,
     ranks: Mutex<Vec<Rank>>,
@@ -76,7 +81,9 @@ pub struct RankEngine {
     stats: Vec<Arc<Mutex<DeviceStats>>>,
     n_tokens: AtomicU64,
     /// Why the first failed pass failed; the ranks are gone since.
-    failure: OnceLock<String>,
+    failure: Arc<OnceLock<String>>,
+    /// The other processes, if there are any.
+    crew: Option<Arc<Crew>>,
 }
 
 impl RankEngine {
@@ -96,13 +103,7 @@ impl RankEngine {
         if n_ranks == 0 {
             return Err(StartError::NoRanks);
         }
-        // Before anything is loaded: can the experts be laid out at all?
-        for (layer_idx, experts) in model.spec.expert_layers() {
-            layout
-                .plan(0)
-                .check(experts.experts.len(), experts.d_ff)
-                .map_err(|reason| EncoderError::Layout { layer_idx, reason })?;
-        }
+        check_layout(model, layout)?;
         if n_ranks > MAX_RANKS {
             return Err(StartError::TooManyRanks { n_ranks });
         }
@@ -122,23 +123,40 @@ impl RankEngine {
             .into_iter()
             .enumerate()
             .map(|(rank, collective)| {
-                start(RankSetUp {
+                let set_up = RankSetUp {
                     model: Arc::clone(model),
                     plan: layout.plan(rank),
                     sequence_capacity: layout.sequence_capacity,
                     devices: Arc::clone(&devices),
-                    collective,
+                    join: Box::new(move || Ok(collective)),
                     progress: Arc::clone(progress),
-                })
+                };
+                start(set_up, channel())
             })
             .collect::<Result<Vec<_>, _>>()?;
+        Self::of_ranks(model, ranks, None)
+    }
+
+    /// Waits until all ranks have loaded.
+    pub(crate) fn of_ranks(
+        model: &Model,
+        ranks: Vec<Rank>,
+        crew: Option<Arc<Crew>>,
+    ) -> Result<Self, StartError> {
         // All devices before all weights: nobody waits for one rank to load, to hear that another
         // has no device.
         for _ in ["a device", "weights"] {
             for (rank, r) in ranks.iter().enumerate() {
-                r.answers
-                    .recv()
-                    .map_err(|_| StartError::Stopped { rank })??;
+                let heard = r.answers.recv();
+                let heard = heard.map_err(|_| StartError::Stopped { rank });
+                if let Err(error) = heard.and_then(|answer| Ok(answer.map(drop)?)) {
+                    return Err(match &crew {
+                        None => error,
+                        Some(crew) => {
+                            StartError::Processes(crew.fail(&format!("rank {rank}: {error}")))
+                        }
+                    });
+                }
             }
         }
         let stats = ranks.iter().map(|r| Arc::clone(&r.stats)).collect();
@@ -147,8 +165,34 @@ impl RankEngine {
             ranks: Mutex::new(ranks),
             stats,
             n_tokens: AtomicU64::new(0),
-            failure: OnceLock::new(),
+            failure: crew.as_ref().map_or_else(Arc::default, |c| c.failure()),
+            crew,
         })
+    }
+
+    /// Ends the ranks, once the batch that they may be working on is done; no batch can be run any more.
+    ///
+    /// # Errors
+    /// If a process was lost before: why.
+    pub fn stop(&self) -> Result<(), String> {
+        let mut ranks = self.ranks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(crew) = &self.crew {
+            crew.dismiss();
+        }
+        let stopped = self.failure.set("it has been stopped".to_owned());
+        // A rank ends when nobody can send it jobs. All are told before one is waited for: they may wait for each
+        // other.
+        let threads: Vec<_> = ranks.drain(..).filter_map(|rank| rank.thread).collect();
+        match (&self.crew, stopped) {
+            (None, _) => threads.into_iter().for_each(|thread| {
+                // A rank that panicked has been reported already.
+                let _ = thread.join();
+            }),
+            (Some(_), Ok(())) => processes::leave(threads),
+            // This rank may hang in a collective, which nobody will come to.
+            (Some(_), Err(_)) => return Err(self.failure.get().cloned().unwrap_or_default()),
+        }
+        Ok(())
     }
 
     /// Refuses what a rank could not run, before any rank starts.
@@ -188,7 +232,7 @@ impl RankEngine {
         let mut failures = Vec::new();
         for (rank, (r, seqs)) in ranks.iter().zip(&placed).enumerate() {
             let job = rank_job(batch, seqs, Arc::clone(&n_tokens_per_rank));
-            if r.jobs.send(job).is_err() {
+            if !r.jobs.send(job) {
                 failures.push((rank, None));
             }
         }
@@ -203,15 +247,38 @@ impl RankEngine {
                 Ok(Err(error)) => failures.push((rank, Some(error))),
                 Err(_) => failures.push((rank, None)),
             }
+            if let (Some(crew), Some(failure)) = (&self.crew, failures.last()) {
+                // The others may wait for this rank for ever: nobody waits for them.
+                crew.fail(&reason_of(failure));
+            }
         }
         match cause(failures) {
             Some(reason) => {
-                let reason = self.failure.get_or_init(|| reason);
-                Err(EngineError::Failed(reason.clone()))
+                self.failure.get_or_init(|| reason);
+                self.check_health().map(|()| rows)
             }
             None => Ok(rows),
         }
     }
+
+    /// That no pass has failed and no rank is gone.
+    fn check_health(&self) -> Result<(), EngineError> {
+        match (self.failure.get(), &self.crew) {
+            (None, _) => Ok(()),
+            (Some(reason), None) => Err(EngineError::Failed(reason.clone())),
+            (Some(reason), Some(_)) => Err(EngineError::Lost(reason.clone())),
+        }
+    }
+}
+
+/// Whether the experts can be laid out at all, before anything is loaded.
+pub(crate) fn check_layout(model: &Model, layout: Layout) -> Result<(), StartError> {
+    for (layer_idx, experts) in model.spec.expert_layers() {
+        let plan = layout.plan(0);
+        let checked = plan.check(experts.experts.len(), experts.d_ff);
+        checked.map_err(|reason| EncoderError::Layout { layer_idx, reason })?;
+    }
+    Ok(())
 }
 
 /// Why a pass failed: not that a rank noticed another one's failure, if there is a better answer.
@@ -224,19 +291,20 @@ fn cause(mut failures: Vec<(usize, Option<EncoderError>)>) -> Option<String> {
         None => 1,
         Some(_) => 0,
     });
-    let reason = |(rank, error): &(usize, Option<EncoderError>)| match error {
+    failures.first().map(reason_of)
+}
+
+fn reason_of((rank, error): &(usize, Option<EncoderError>)) -> String {
+    match error {
         Some(error) => format!("rank {rank}: {error}"),
         None => format!("rank {rank} has stopped"),
-    };
-    failures.first().map(reason)
+    }
 }
 
 impl Engine for RankEngine {
     fn run(&self, batch: &PackedBatch) -> Result<Vec<Vec<f32>>, EngineError> {
         self.check(batch)?;
-        if let Some(reason) = self.failure.get() {
-            return Err(EngineError::Failed(reason.clone()));
-        }
+        self.check_health()?;
         let ranks = self.ranks.lock().unwrap_or_else(PoisonError::into_inner);
         let rows = self.run_on(&ranks, batch)?;
         let n_tokens = batch.ids.len() as u64;
@@ -259,14 +327,8 @@ impl Engine for RankEngine {
 
 impl Drop for RankEngine {
     fn drop(&mut self) {
-        let ranks = self.ranks.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // A rank ends when nobody can send it jobs. All are told before one is waited for: they may wait for each
-        // other.
-        let threads: Vec<_> = ranks.drain(..).map(|rank| rank.thread).collect();
-        for thread in threads {
-            // A rank that panicked has been reported already.
-            let _ = thread.join();
-        }
+        // A failure was an answer of `run`; after a stop there is nothing to do.
+        let _ = self.stop();
     }
 }
 

@@ -10,13 +10,14 @@ use moeshard_encoder::forward::{Encoder, RankBatch};
 use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::ShardPlan;
 use moeshard_encoder::spec::ProblemType;
-use moeshard_tensor::collective::Collective;
+use moeshard_tensor::collective::{Collective, CollectiveError};
 use moeshard_tensor::device::{Device, DeviceError, DeviceStats, Pooling};
 
 use crate::output::finish;
+use crate::processes::{Link, Message};
 
 /// One rank's share of a batch.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct RankJob {
     pub(crate) ids: Vec<u32>,
     pub(crate) type_ids: Vec<u32>,
@@ -48,13 +49,36 @@ pub trait DeviceMaker: Send + Sync + 'static {
     fn loaded(&self, _device: &Self::Device) {}
 }
 
+/// Makes a rank's end of its world, on the rank's thread: some libraries answer only the thread that
+/// has set them up.
+pub(crate) type Join = Box<dyn FnOnce() -> Result<Box<dyn Collective>, CollectiveError> + Send>;
+
 /// The engine's end of a rank.
 pub(crate) struct Rank {
-    pub(crate) jobs: Sender<RankJob>,
+    pub(crate) jobs: Jobs,
     pub(crate) answers: Receiver<RankAnswer>,
     /// What the device had counted when it last answered.
     pub(crate) stats: Arc<Mutex<DeviceStats>>,
-    pub(crate) thread: JoinHandle<()>,
+    /// `None` if it is another process'.
+    pub(crate) thread: Option<JoinHandle<()>>,
+}
+
+/// Where a rank's jobs go.
+pub(crate) enum Jobs {
+    /// To its thread.
+    Thread(Sender<RankJob>),
+    /// To its process.
+    Process(Link),
+}
+
+impl Jobs {
+    /// Whether it could be sent.
+    pub(crate) fn send(&self, job: RankJob) -> bool {
+        match self {
+            Self::Thread(queue) => queue.send(job).is_ok(),
+            Self::Process(link) => link.send(&Message::Job(job)).is_ok(),
+        }
+    }
 }
 
 /// What a rank needs to start.
@@ -63,15 +87,17 @@ pub(crate) struct RankSetUp<M> {
     pub(crate) plan: ShardPlan,
     pub(crate) sequence_capacity: Option<usize>,
     pub(crate) devices: Arc<M>,
-    pub(crate) collective: Box<dyn Collective>,
+    pub(crate) join: Join,
     pub(crate) progress: Arc<dyn Fn(u64) + Send + Sync>,
 }
 
 /// Starts a rank, which begins to load at once. Its first two answers are without rows: the first
 /// says that it has a device, the second that it has loaded; either may be why it could not.
-pub(crate) fn start<M: DeviceMaker>(set_up: RankSetUp<M>) -> Result<Rank, EncoderError> {
+pub(crate) fn start<M: DeviceMaker>(
+    set_up: RankSetUp<M>,
+    (answer_queue, answers): (Sender<RankAnswer>, Receiver<RankAnswer>),
+) -> Result<Rank, EncoderError> {
     let (jobs, job_queue) = channel();
-    let (answer_queue, answers) = channel();
     let stats = Arc::new(Mutex::default());
     let thread = std::thread::Builder::new()
         .name(format!("rank-{}", set_up.plan.rank))
@@ -81,10 +107,10 @@ pub(crate) fn start<M: DeviceMaker>(set_up: RankSetUp<M>) -> Result<Rank, Encode
         })
         .map_err(|e| DeviceError::SetUp(e.to_string()))?;
     Ok(Rank {
-        jobs,
+        jobs: Jobs::Thread(jobs),
         answers,
         stats,
-        thread,
+        thread: Some(thread),
     })
 }
 
@@ -133,10 +159,10 @@ fn load<M: DeviceMaker>(
         plan,
         sequence_capacity,
         devices,
-        collective,
+        join,
         progress,
     } = set_up;
-    let device = devices.make(collective)?;
+    let device = devices.make(join().map_err(DeviceError::from)?)?;
     // The engine is gone if nobody listens; the answer after loading finds that out as well.
     let _ = answers.send(Ok(Vec::new()));
     let encoder = Encoder::load(

@@ -4,7 +4,8 @@
 //! [`classify`] (both by [`bulk`]), [`inspect`], [`verify`], [`bench`], [`doctor`], [`loadtest`],
 //! [`train`] and [`topology`].
 //! What they share is [`model`] (from `--model` to a model that answers, by way of [`hub`]),
-//! [`footprint`], [`machine`], [`arg_error`] and [`sentence`].
+//! [`launch`] (the processes that a launcher has started), [`footprint`], [`machine`], [`arg_error`] and
+//! [`sentence`].
 //!
 //! Arguments come in two stages: clap fills a raw struct, and `try_from` makes a checked
 //! configuration of it before anything is downloaded or loaded.
@@ -22,6 +23,7 @@ pub mod embed;
 pub mod footprint;
 pub mod hub;
 pub mod inspect;
+pub mod launch;
 pub mod loadtest;
 pub mod logging;
 pub mod machine;

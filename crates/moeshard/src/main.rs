@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use moeshard::cli::{self, Action, Cli};
 use moeshard::sentence::sentence;
 use moeshard::{
-    bench, classify, doctor, embed, inspect, loadtest, logging, serve, topology, train, verify,
+    bench, classify, doctor, embed, inspect, launch, loadtest, logging, serve, topology, train,
+    verify,
 };
 
 // Many short-lived allocations from many threads: measurably faster than the system's allocator.
@@ -18,12 +19,13 @@ fn main() -> ExitCode {
     if matches!(action, Action::Serve(_)) {
         cli::warn_of_variables();
     }
+    let alone = launch::check_alone;
     let result = match action {
         Action::Serve(args) => serve::run(*args),
-        Action::Embed(args) => embed::run(*args),
-        Action::Classify(args) => classify::run(*args),
+        Action::Embed(args) => alone("embed").and_then(|()| embed::run(*args)),
+        Action::Classify(args) => alone("classify").and_then(|()| classify::run(*args)),
         Action::Inspect(args) => inspect::run(*args),
-        Action::Verify(args) => verify::run(*args),
+        Action::Verify(args) => alone("verify").and_then(|()| verify::run(*args)),
         Action::Bench(args) => bench::run(*args),
         Action::Doctor(args) => doctor::run(args),
         Action::Loadtest(args) => loadtest::run(*args),

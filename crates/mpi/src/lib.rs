@@ -31,7 +31,8 @@
 //!
 //! A rank that returns early with an error and drops its [`World`] would wait in `MPI_Finalize` for
 //! the others, which wait for it: the program must end with [`World::abort`], or share the error first
-//! with [`World::all_ok`].
+//! with [`World::all_ok`]. Where one of its threads hangs in a call for good, another one ends the process with
+//! [`end_process`].
 
 pub mod error;
 pub mod launcher;
@@ -46,12 +47,15 @@ mod plan;
 #[cfg(feature = "mpi")]
 mod job;
 #[cfg(feature = "mpi")]
-pub use job::{Collective, Exchange, World};
+pub use job::{Collective, Exchange, World, end_process};
 
 #[cfg(not(feature = "mpi"))]
 mod absent;
 #[cfg(not(feature = "mpi"))]
-pub use absent::{Collective, Exchange, World};
+pub use absent::{Collective, Exchange, World, end_process};
+
+/// Whether the feature `mpi` was on.
+pub const IS_BUILT: bool = cfg!(feature = "mpi");
 
 pub use element::{Element, Number};
 pub use error::MpiError;

@@ -9,6 +9,7 @@ use moeshard_cuda::peak::{Effort, Peak};
 use moeshard_cuda::{CudaConfig, CudaDevice, PeerWorld};
 use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::Shares;
+use moeshard_engine::processes::Leadership;
 use moeshard_engine::{CpuRanks, DeviceMaker, Layout, RankEngine, StartError};
 use moeshard_tensor::collective::{Collective, Solo};
 use moeshard_tensor::cpu::Isa;
@@ -71,17 +72,28 @@ impl fmt::Display for DeviceKind {
     }
 }
 
-/// Starts the ranks of a model on the devices that the user chose.
-pub(super) fn start(
-    model: &Arc<Model>,
-    compute: &ComputeConfig,
-    progress: &Arc<dyn Fn(u64) + Send + Sync>,
-) -> Result<RankEngine, StartError> {
-    let layout = Layout {
+/// How the user wants a model laid out.
+pub(super) fn layout(compute: &ComputeConfig) -> Layout {
+    Layout {
         n_ranks: compute.n_ranks,
         strategy: compute.strategy,
         sequence_capacity: compute.sequence_capacity,
-    };
+    }
+}
+
+/// Starts the ranks of a model on the devices that the user chose; with a leadership, ranks that are
+/// processes, on the cores of their machines.
+pub(super) fn start(
+    model: &Arc<Model>,
+    compute: &ComputeConfig,
+    leadership: Option<Leadership>,
+    progress: &Arc<dyn Fn(u64) + Send + Sync>,
+) -> Result<RankEngine, StartError> {
+    let layout = layout(compute);
+    if let Some(leadership) = leadership {
+        let cores = cpu_ranks(model, compute);
+        return RankEngine::lead(model, layout, cores, leadership, progress);
+    }
     match compute.device {
         DeviceKind::Cpu => {
             let cores = CpuRanks {

@@ -12,11 +12,13 @@ use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::Strategy;
 use moeshard_encoder::trained_head::pooling_name;
 use moeshard_engine::RankEngine;
+use moeshard_engine::processes::Leadership;
 use moeshard_tensor::dtype::DType;
 
 use super::config::ComputeConfig;
 use super::devices::{self, DeviceKind};
 use super::open::Opened;
+use super::processes::Processes;
 use crate::cost::{Rates, best};
 use crate::footprint::{Held, bytes_to_read};
 use crate::progress::Progress;
@@ -27,6 +29,8 @@ pub struct Loaded {
     pub handle: Handle,
     /// Ends when the handle is closed and everything is answered.
     pub worker: JoinHandle<()>,
+    /// What runs batches; to be stopped after the worker.
+    pub engine: Arc<RankEngine>,
 }
 
 /// Loads the weights on all ranks and starts the batcher. `adjust` may change what clients are
@@ -40,7 +44,24 @@ pub fn load(
     batcher: BatcherConfig,
     adjust: impl FnOnce(&mut ModelInfo) -> Result<()>,
 ) -> Result<Loaded> {
+    load_over(opened, compute, batcher, None, adjust)
+}
+
+/// As [`load`], with ranks that are `processes`, if there are any.
+///
+/// # Errors
+/// As [`load`]; also if the processes cannot be met or differ.
+pub fn load_over(
+    opened: Opened,
+    compute: &ComputeConfig,
+    batcher: BatcherConfig,
+    processes: Option<Processes>,
+    adjust: impl FnOnce(&mut ModelInfo) -> Result<()>,
+) -> Result<Loaded> {
     let compute = &settled(&opened.model, compute)?;
+    // Of the model as it was opened, as the followers have it: below, the tokenizer is taken out.
+    let leadership = processes.map(|processes| processes.lead(&opened.model, compute));
+    let leadership = leadership.transpose()?;
     let Opened {
         mut model,
         name,
@@ -59,25 +80,36 @@ pub fn load(
     (info.id, info.revision, info.head) = (name, revision, head);
     adjust(&mut info)?;
     check_room(&model, compute).with_context(|| place.clone())?;
-    let engine = start(&model, compute, &place)?;
+    let engine = start(&model, compute, leadership, &place)?;
     if let Some(n_tokens) = compute.device.first_batch(batcher.max_batch_tokens) {
         warm_up(&engine, n_tokens, info.max_length).with_context(|| place.clone())?;
     }
-    let (handle, worker) = pair(Arc::new(engine), tokenizers, info, batcher);
+    let engine = Arc::new(engine);
+    let (handle, worker) = pair(Arc::clone(&engine) as _, tokenizers, info, batcher);
     let worker = worker
         .spawn()
         .context("cannot start a thread for the batcher")?;
-    Ok(Loaded { handle, worker })
+    Ok(Loaded {
+        handle,
+        worker,
+        engine,
+    })
 }
 
-fn start(model: &Arc<Model>, compute: &ComputeConfig, place: &str) -> Result<RankEngine> {
+fn start(
+    model: &Arc<Model>,
+    compute: &ComputeConfig,
+    leadership: Option<Leadership>,
+    place: &str,
+) -> Result<RankEngine> {
     let total = bytes_to_read(model, compute.strategy, compute.n_ranks);
     let bar = Arc::new(Progress::new(format!("loading {place}"), Some(total)));
     let told: Arc<dyn Fn(u64) + Send + Sync> = {
         let bar = Arc::clone(&bar);
         Arc::new(move |n_bytes| bar.add(n_bytes))
     };
-    let engine = devices::start(model, compute, &told).with_context(|| place.to_owned())?;
+    let engine = devices::start(model, compute, leadership, &told);
+    let engine = engine.with_context(|| place.to_owned())?;
     bar.finish();
     Ok(engine)
 }

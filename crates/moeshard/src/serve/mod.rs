@@ -2,19 +2,24 @@
 //!
 //! The port is bound first, so that a port in use is known at once and probes are answered while
 //! the model loads; it is loaded on a thread of its own and put into the server's slot.
+//!
+//! Where a launcher has started several processes (`processes`), the first one serves and the others follow.
 
 mod args;
 mod greeting;
+mod processes;
 mod signals;
 
 use std::future::pending;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use moeshard_batcher::{ModelSlot, Readiness};
+use moeshard_engine::RankEngine;
 use moeshard_http::AppState;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -22,7 +27,8 @@ use tokio::task::JoinError;
 
 pub use args::{DEFAULT_PORT, InfoOverrides, ServeArgs, ServeConfig, ServerArgs};
 
-use crate::model;
+use crate::launch::{self, Launch};
+use crate::model::{self, Processes};
 
 /// How often the engine's health is looked at.
 const WATCH: Duration = Duration::from_millis(50);
@@ -30,26 +36,38 @@ const WATCH: Duration = Duration::from_millis(50);
 /// How long a server whose engine has failed says so before it ends: whoever sends it requests sees it.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Serves until SIGINT or SIGTERM.
+/// Serves until SIGINT or SIGTERM. One of several processes ends here.
 ///
 /// # Errors
 /// If an argument is impossible, the port is taken, the model cannot be loaded, or the engine fails; one
 /// sentence.
 pub fn run(args: ServeArgs) -> Result<()> {
-    if args.server.max_concurrent_requests.is_some() {
-        tracing::warn!(
-            "--max-concurrent-requests has no effect: work is limited by --max-queue-tokens"
-        );
+    match launch::of_process()? {
+        None => run_alone(args),
+        Some(launch) => processes::run(args, launch),
     }
-    let config = ServeConfig::try_from(args)?;
+}
+
+fn run_alone(args: ServeArgs) -> Result<()> {
+    let config = checked(args)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;
-    let result = runtime.block_on(serve(config));
+    let result = runtime.block_on(serve(config, None));
     // What hangs in a system call must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
-async fn serve(config: ServeConfig) -> Result<()> {
+fn checked(args: ServeArgs) -> Result<ServeConfig> {
+    if args.server.max_concurrent_requests.is_some() {
+        tracing::warn!(
+            "--max-concurrent-requests has no effect: work is limited by --max-queue-tokens"
+        );
+    }
+    Ok(ServeConfig::try_from(args)?)
+}
+
+/// Serves a model, whose ranks are the processes of a launch, if there is one.
+async fn serve(config: ServeConfig, launch: Option<Launch>) -> Result<()> {
     let listener = bind(config.address).await?;
     let address = listener.local_addr()?;
     let shutdown = signals::shutdown()?;
@@ -65,31 +83,49 @@ async fn serve(config: ServeConfig) -> Result<()> {
         }
     }));
     tracing::info!("listening on http://{address}, loading the model");
-    let loading = load(config, slot, address)?;
-    tokio::pin!(shutdown);
-    let worker = tokio::select! {
-        // A signal during the load: nothing has been accepted, so nothing is waited for.
-        () = &mut shutdown => return Ok(()),
+    let is_launched = launch.is_some();
+    let (processes, lost) = processes::watched(launch, &slot);
+    let loading = load(config, slot, address, processes)?;
+    tokio::pin!(shutdown, lost);
+    let loaded = tokio::select! {
+        biased;
+        reason = &mut lost => bail!(reason),
+        // A signal during the load: nothing has been accepted, so nothing is waited for. A launcher may
+        // have sent it because a process is lost.
+        () = &mut shutdown => match is_launched {
+            true => bail!("told to stop before the model was loaded"),
+            false => return Ok(()),
+        },
         loaded = loading => loaded.context("loading was aborted")??,
     };
-    let failure = tokio::select! {
-        () = &mut shutdown => None,
-        reason = failure(&watched) => {
-            tokio::time::sleep(LINGER).await;
-            Some(reason)
-        }
-        ended = &mut server => {
-            server_result(ended)?;
-            bail!("the server stopped");
+    let until_stopped = async {
+        let failure = tokio::select! {
+            () = &mut shutdown => {
+                processes::hear_of_losses(is_launched).await;
+                None
+            }
+            reason = failure(&watched) => {
+                tokio::time::sleep(LINGER).await;
+                Some(reason)
+            }
+            ended = &mut server => {
+                server_result(ended)?;
+                bail!("the server stopped");
+            }
+        };
+        let _ = stop.send(());
+        server_result(server.await)?;
+        match failure {
+            // What has failed may never end.
+            Some(reason) => bail!(reason),
+            None => finish(loaded, timeout).await,
         }
     };
-    let _ = stop.send(());
-    server_result(server.await)?;
-    if let Some(reason) = failure {
-        // What has failed may never end.
-        bail!(reason);
+    tokio::select! {
+        biased;
+        reason = &mut lost => processes::give_up(reason).await?,
+        result = until_stopped => result?,
     }
-    finish(&worker, timeout).await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -126,16 +162,16 @@ async fn bind(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Loads the model on a thread of its own, fills the slot and greets; answers with the batcher's
-/// worker.
+/// Loads the model on a thread of its own, fills the slot and greets.
 fn load(
     config: ServeConfig,
     slot: ModelSlot,
     address: SocketAddr,
-) -> Result<oneshot::Receiver<Result<JoinHandle<()>>>> {
+    processes: Option<Processes>,
+) -> Result<oneshot::Receiver<Result<Running>>> {
     let (answer, loaded) = oneshot::channel();
     let job = move || {
-        let _ = answer.send(load_now(config, &slot, address));
+        let _ = answer.send(load_now(config, &slot, address, processes));
     };
     std::thread::Builder::new()
         .name("loader".to_owned())
@@ -143,20 +179,37 @@ fn load(
     Ok(loaded)
 }
 
-fn load_now(config: ServeConfig, slot: &ModelSlot, address: SocketAddr) -> Result<JoinHandle<()>> {
+fn load_now(
+    config: ServeConfig,
+    slot: &ModelSlot,
+    address: SocketAddr,
+    processes: Option<Processes>,
+) -> Result<Running> {
     let started = Instant::now();
     let opened = model::open(&config.model)?;
     let overrides = config.overrides;
     let adjust = |info: &mut _| overrides.apply(info).map_err(Into::into);
-    let loaded = model::load(opened, &config.model.compute, config.batcher, adjust)?;
+    let compute = &config.model.compute;
+    let loaded = model::load_over(opened, compute, config.batcher, processes, adjust)?;
     slot.fill(loaded.handle.clone());
     let (info, took) = (loaded.handle.info(), started.elapsed());
     greeting::greet(info, address, took, config.json_output);
-    Ok(loaded.worker)
+    Ok(Running {
+        worker: loaded.worker,
+        engine: loaded.engine,
+    })
 }
 
-/// Waits until the worker has answered what was accepted.
-async fn finish(worker: &JoinHandle<()>, timeout: Duration) {
+/// What is to be stopped in the end.
+struct Running {
+    worker: JoinHandle<()>,
+    engine: Arc<RankEngine>,
+}
+
+/// Waits until the worker has answered what was accepted, then lets the ranks go; a rank may have been lost
+/// all the same.
+async fn finish(running: Running, timeout: Duration) -> Result<()> {
+    let Running { worker, engine } = running;
     let deadline = Instant::now() + timeout;
     while !worker.is_finished() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -166,7 +219,11 @@ async fn finish(worker: &JoinHandle<()>, timeout: Duration) {
             timeout_s = timeout.as_secs(),
             "gave up on a batch that takes too long"
         );
+        return Ok(());
     }
+    let stopped = tokio::task::spawn_blocking(move || engine.stop()).await;
+    let stopped = stopped.context("the engine panicked")?;
+    stopped.map_err(|reason| anyhow!(reason))
 }
 
 #[cfg(test)]

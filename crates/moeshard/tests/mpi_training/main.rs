@@ -50,6 +50,9 @@ fn command(n_ranks: Option<usize>, data: &Path, out: &Path, more: &[&str]) -> Co
         Some(n_ranks) => {
             let mpirun = std::env::var_os("MOESHARD_MPIRUN").unwrap_or_else(|| "mpirun".into());
             let mut command = Command::new(mpirun);
+            // A place of its own for `mpirun`'s files: jobs that start and end at the same time trip over each
+            // other in a common one (Open MPI 4.1.4).
+            command.env("TMPDIR", out);
             command.args(["--allow-run-as-root", "--oversubscribe", "-n"]);
             command.arg(n_ranks.to_string()).arg(program);
             command

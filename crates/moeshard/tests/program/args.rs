@@ -5,7 +5,7 @@ use moeshard::arg_error::ArgError;
 use moeshard::cli::{Action, Cli};
 use moeshard::serve::{ServeArgs, ServeConfig};
 
-use crate::support::{fails, golden, model, shown, succeeds, text};
+use crate::support::{fails, golden, model, program, said, shown, succeeds, text};
 
 fn serve_args(args: &[&str]) -> ServeArgs {
     let cli = Cli::try_parse_from(["moeshard", "serve"].iter().chain(args)).expect("flags");
@@ -363,4 +363,40 @@ fn inspect_and_doctor_say_what_there_is() {
     ] {
         assert!(machine.contains(expect), "{machine}");
     }
+}
+
+#[test]
+fn several_processes_that_cannot_work_together_say_what_they_need() {
+    let check = |variables: &[(&str, &str)], command: &[&str], expect: &str| {
+        let output = program(command).envs(variables.iter().copied()).output();
+        let output = output.expect("the program runs");
+        let said = said(&output);
+        let last = said.lines().last().unwrap_or_default();
+        assert!(!output.status.success() && last.contains(expect), "{said}");
+    };
+    let torchrun = [("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "a")];
+    check(&torchrun, &["serve"], "torchrun has started 2 processes");
+    check(
+        &torchrun,
+        &["serve", "--ranks", "4"],
+        "--ranks 4 in a job of 2",
+    );
+    let group = [("LWS_WORKER_INDEX", "0"), ("LWS_GROUP_SIZE", "2")];
+    check(
+        &group,
+        &["serve"],
+        "a LeaderWorkerSet has started 2 processes",
+    );
+    check(
+        &[("OMPI_COMM_WORLD_RANK", "2"), ("OMPI_COMM_WORLD_SIZE", "2")],
+        &["serve"],
+        "OMPI_COMM_WORLD_RANK is 2 and OMPI_COMM_WORLD_SIZE 2: ranks count from 0",
+    );
+    let input = ["--input", "-", "--output", "-"];
+    for command in ["embed", "classify"] {
+        let expect =
+            format!("torchrun has started 2 processes, and `moeshard {command}` runs in one");
+        check(&torchrun, &[&[command][..], &input].concat(), &expect);
+    }
+    check(&torchrun, &["verify"], "`moeshard verify` runs in one");
 }

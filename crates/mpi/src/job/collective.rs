@@ -10,6 +10,7 @@ use moeshard_tensor::collective::{self, CollectiveError};
 use mpi::ffi;
 
 use super::comm::{Comm, datatype, start, start_mut};
+use super::world::World;
 use crate::element::Sealed;
 use crate::error::MpiError;
 
@@ -29,10 +30,12 @@ pub(super) fn finalised() {
 pub struct Collective {
     comm: Comm,
     thread: ThreadId,
+    /// The job, if nobody else keeps it.
+    world: Option<World>,
 }
 
-// SAFETY: the communicator, which alone keeps this from being `Send`, is used and freed only on the
-// thread that made it; `call` and `drop` compare.
+// SAFETY: the communicator and the world, which alone keep this from being `Send`, are used and freed
+// only on the thread that made them; `comm` and `drop` compare.
 unsafe impl Send for Collective {}
 
 impl Collective {
@@ -48,7 +51,14 @@ impl Collective {
             // that MPI is not finalised.
             comm: unsafe { Comm::new(raw) }?,
             thread: thread::current().id(),
+            world: None,
         })
+    }
+
+    /// Has the job end with this collective.
+    pub(super) fn keep(mut self, world: World) -> Self {
+        self.world = Some(world);
+        self
     }
 
     /// The communicator, where it may be used.
@@ -245,7 +255,10 @@ impl collective::Collective for Collective {
 impl Drop for Collective {
     fn drop(&mut self) {
         if self.comm("drop").is_err() {
-            return; // Finalising has freed it, or will at the process' end.
+            // Finalising has freed the communicator, or will at the process' end; the world may not be
+            // dropped on another thread.
+            std::mem::forget(self.world.take());
+            return;
         }
         let mut raw = self.comm.raw();
         // SAFETY: the communicator is freed once, here; MPI is live and this is its thread.

@@ -286,6 +286,11 @@ impl World {
         Collective::new(&self.comm)
     }
 
+    /// The same, for who needs nothing else of the job: MPI is finalised when it is dropped.
+    pub fn into_collective(self) -> Result<Collective, MpiError> {
+        Ok(self.collective()?.keep(self))
+    }
+
     /// From now on, a rank that is ended by the launcher (see the crate's documentation) first prints
     /// a sentence with this advice, for example "continue with `--resume`", to standard error.
     ///

@@ -1,0 +1,193 @@
+//! Processes played by threads: the collective is the in-process one, the links are real connections.
+
+use std::path::Path;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use moeshard_batcher::{Engine, EngineError, PackedBatch, Task};
+use moeshard_encoder::model::Model;
+use moeshard_encoder::shard::Strategy;
+use moeshard_tensor::collective::{Collective, in_process};
+use moeshard_tensor::cpu::Isa;
+use moeshard_tensor::device::DeviceError;
+use moeshard_tensor::dtype::DType;
+
+use super::*;
+use crate::{CpuRanks, DeviceMaker, Layout, RankEngine};
+
+fn model() -> Arc<Model> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/nomic_moe");
+    Arc::new(Model::open(&folder).expect("nomic_moe"))
+}
+
+fn layout(n_ranks: usize) -> Layout {
+    Layout {
+        n_ranks,
+        strategy: Strategy::Sharded,
+        sequence_capacity: None,
+    }
+}
+
+fn cpu() -> CpuRanks {
+    CpuRanks {
+        dtype: DType::F32,
+        n_threads: 3,
+        binds_threads: false,
+        isa: Isa::detect(),
+    }
+}
+
+fn batch(n_seqs: usize) -> PackedBatch {
+    let task = Task::Embed {
+        normalize: true,
+        dimensions: None,
+    };
+    PackedBatch {
+        ids: (0..3 * n_seqs as u32).map(|i| i % 11).collect(),
+        type_ids: vec![0; 3 * n_seqs],
+        cu_seqlens: (0..=n_seqs).map(|seq| 3 * seq).collect(),
+        tasks: vec![task; n_seqs],
+    }
+}
+
+/// A launcher's library, played by channels: rank 0's word goes to all.
+fn joins(n_ranks: usize) -> Vec<JoinWorld> {
+    let (words, heard): (Vec<_>, Vec<_>) = (1..n_ranks).map(|_| channel::<Vec<u8>>()).unzip();
+    let mut ends = in_process(n_ranks, Duration::from_secs(20)).into_iter();
+    let first = ends.next().expect("rank 0");
+    let lead: JoinWorld = Box::new(move |word| {
+        for other in words {
+            let _ = other.send(word.clone());
+        }
+        Ok(Box::new(first) as Box<dyn Collective>)
+    });
+    let others = ends.zip(heard).map(|(end, heard)| -> JoinWorld {
+        Box::new(move |word| {
+            *word = heard.recv().unwrap_or_default();
+            Ok(Box::new(end) as Box<dyn Collective>)
+        })
+    });
+    std::iter::once(lead).chain(others).collect()
+}
+
+fn leadership(join: JoinWorld, lost: &Arc<Mutex<Vec<String>>>) -> Leadership {
+    let lost = Arc::clone(lost);
+    Leadership {
+        join,
+        hosts: vec!["no.such.host.invalid".to_owned()],
+        on_lost: Box::new(move |reason| lost.lock().expect("reasons").push(reason.to_owned())),
+    }
+}
+
+fn told() -> Arc<dyn Fn(u64) + Send + Sync> {
+    Arc::new(|_| {})
+}
+
+#[test]
+fn processes_have_the_bits_of_threads_and_leave_together() {
+    for n_ranks in 1..=3 {
+        let lost = Arc::default();
+        let mut joins = joins(n_ranks).into_iter();
+        let lead = leadership(joins.next().expect("rank 0"), &lost);
+        thread::scope(|scope| {
+            let others = (1..).zip(joins).map(|(rank, join)| {
+                scope.spawn(move || follow(model(), layout(n_ranks), cpu(), rank, join))
+            });
+            let others: Vec<_> = others.collect();
+            let engine = RankEngine::lead(&model(), layout(n_ranks), cpu(), lead, &told());
+            let engine = engine.expect("all processes");
+            let alone = RankEngine::start(&model(), layout(n_ranks), cpu(), &told());
+            let alone = alone.expect("an engine");
+            for n_seqs in [1, 7, 2] {
+                let rows = engine.run(&batch(n_seqs)).expect("rows");
+                assert_eq!(rows, alone.run(&batch(n_seqs)).expect("rows"));
+            }
+            assert_eq!(engine.stats(), alone.stats());
+            engine.stop().expect("nobody was lost");
+            for other in others {
+                other.join().expect("a thread").expect("it was let go");
+            }
+            assert!(matches!(engine.run(&batch(1)), Err(EngineError::Lost(_))));
+        });
+        assert_eq!(*lost.lock().expect("reasons"), [""; 0]);
+    }
+}
+
+/// Has no device for one rank.
+struct Without(usize);
+
+impl DeviceMaker for Without {
+    type Device = <CpuRanks as DeviceMaker>::Device;
+
+    fn make(&self, collective: Box<dyn Collective>) -> Result<Self::Device, DeviceError> {
+        match collective.rank() == self.0 {
+            true => Err(DeviceError::SetUp("there is none".to_owned())),
+            false => cpu().make(collective),
+        }
+    }
+}
+
+#[test]
+fn a_process_without_a_device_ends_all() {
+    for without in 0..3 {
+        let lost = Arc::default();
+        let mut joins = joins(3).into_iter();
+        let lead = leadership(joins.next().expect("rank 0"), &lost);
+        thread::scope(|scope| {
+            let others = (1..).zip(joins).map(|(rank, join)| {
+                scope.spawn(move || follow(model(), layout(3), Without(without), rank, join))
+            });
+            let others: Vec<_> = others.collect();
+            let engine = RankEngine::lead(&model(), layout(3), Without(without), lead, &told());
+            let reason = engine.err().expect("a device is missing").to_string();
+            let expected = format!("rank {without}: cannot set up the device: there is none");
+            assert_eq!(reason, expected);
+            for other in others {
+                let ended = other.join().expect("a thread");
+                assert!(matches!(ended, Err(FollowError::Ended)), "{ended:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_lost_process_fails_the_batch_and_says_so_once() {
+    let lost = Arc::default();
+    let mut joins = joins(2).into_iter();
+    let lead = leadership(joins.next().expect("rank 0"), &lost);
+    let join = joins.next().expect("rank 1");
+    let (cut, is_cut) = channel();
+    let other = thread::spawn(move || {
+        // It meets rank 0 and loads, and is gone at its first job.
+        let mut word = Vec::new();
+        let end = join(&mut word).expect("the world");
+        let stream = meet::accept(&word, 1).expect("rank 0");
+        let link = Link::open(stream, "0", |message| {
+            !matches!(message, Ok(Message::Job(_)))
+        });
+        let link = link.expect("a link");
+        for _ in ["a device", "weights"] {
+            let (stats, answer) = (Default::default(), Ok(Vec::new()));
+            let _ = link.send(&Message::Answer { stats, answer });
+        }
+        is_cut.recv().expect("the word");
+        link.cut();
+        // A lost process poisons nobody: whoever exchanges with it waits.
+        end
+    });
+    let engine = RankEngine::lead(&model(), layout(2), cpu(), lead, &told()).expect("both");
+    thread::scope(|scope| {
+        let run = scope.spawn(|| engine.run(&batch(4)));
+        thread::sleep(Duration::from_millis(50));
+        cut.send(()).expect("the other");
+        let error = run.join().expect("a thread").expect_err("rank 1 is gone");
+        assert!(matches!(error, EngineError::Lost(_)), "{error:?}");
+    });
+    let reason = "rank 1 is lost: its process is gone";
+    assert!(matches!(engine.run(&batch(1)), Err(EngineError::Lost(found)) if found == reason));
+    assert_eq!(engine.stop(), Err(reason.to_owned()));
+    assert_eq!(*lost.lock().expect("reasons"), [reason]);
+    drop(other.join());
+}

@@ -1,0 +1,185 @@
+//! A server whose ranks are the processes of an MPI job.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Longer than anything takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What every process runs: the program, and a line with its exit code. `mpirun` sends its signals to the
+/// shell as well, which outlives them.
+const WRAPPED: &str = r#"trap : TERM; "$0" "$@"; code=$?
+echo "rank $OMPI_COMM_WORLD_RANK exits with $code" >&2; exit $code"#;
+
+/// A job, or a single server. Ended when it is dropped.
+pub(crate) struct Job {
+    child: Child,
+    folder: TempDir,
+    pub(crate) n_ranks: usize,
+}
+
+impl Job {
+    /// Starts so many processes.
+    pub(crate) fn start(n_ranks: usize) -> Self {
+        let mpirun = std::env::var_os("MOESHARD_MPIRUN").unwrap_or_else(|| "mpirun".into());
+        let mut command = Command::new(mpirun);
+        command.args([
+            "--allow-run-as-root",
+            "--oversubscribe",
+            "--bind-to",
+            "none",
+        ]);
+        command.args(["-n", &n_ranks.to_string(), "sh", "-c", WRAPPED]);
+        // Containers often forbid reading another process' memory, and Open MPI then warns.
+        command.env("OMPI_MCA_btl_vader_single_copy_mechanism", "none");
+        command
+            .arg(env!("CARGO_BIN_EXE_moeshard"))
+            .args(["serve", "--device", "cpu"]);
+        Self::spawn(command, n_ranks, &[])
+    }
+
+    /// Starts so many processes by the script of `deploy`.
+    pub(crate) fn by_script(n_ranks: usize) -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/mpirun.sh");
+        let mut command = Command::new(script);
+        let mpirun = std::env::var_os("MOESHARD_MPIRUN").unwrap_or_else(|| "mpirun".into());
+        command
+            .env("MPIRUN", mpirun)
+            .env("MPIRUN_FLAGS", "--allow-run-as-root --oversubscribe")
+            .env("OMPI_MCA_btl_vader_single_copy_mechanism", "none")
+            .env("MOESHARD", env!("CARGO_BIN_EXE_moeshard"))
+            .arg(n_ranks.to_string());
+        Self::spawn(command, n_ranks, &[])
+    }
+
+    /// Starts one process with so many ranks.
+    pub(crate) fn in_process(n_ranks: usize) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_moeshard"));
+        command.arg("serve");
+        Self::spawn(command, n_ranks, &["--ranks", &n_ranks.to_string()])
+    }
+
+    fn spawn(mut command: Command, n_ranks: usize, more: &[&str]) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let log = fs::File::create(folder.path().join("log")).expect("a file");
+        command
+            // Jobs that start and end at the same time trip over each other in a common place for `mpirun`'s
+            // files (Open MPI 4.1.4).
+            .env("TMPDIR", folder.path())
+            .args(["--dtype", "f32", "--threads", "1"])
+            .args(["--hostname", "127.0.0.1", "--port", "0"])
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file"))
+            .stderr(log);
+        let child = command.spawn().expect("the launcher");
+        Self {
+            child,
+            folder,
+            n_ranks,
+        }
+    }
+
+    /// What all processes have said so far.
+    pub(crate) fn log(&self) -> String {
+        let path: PathBuf = self.folder.path().join("log");
+        String::from_utf8_lossy(&fs::read(path).expect("the log")).into_owned()
+    }
+
+    /// The process of a rank, once it has said its number.
+    pub(crate) fn process_of(&mut self, rank: usize) -> u32 {
+        let n_ranks = self.n_ranks;
+        self.wait_for(|log| {
+            let start = format!("rank {rank} of {n_ranks} ");
+            let line = &log[log.find(&start)?..];
+            let line = line.split_once('\n')?.0;
+            line.split_once("process ")?.1.trim().parse().ok()
+        })
+    }
+
+    /// The port, once it is bound.
+    pub(crate) fn port(&mut self) -> u16 {
+        self.wait_for(|log| {
+            let rest = log.split_once("listening on http://127.0.0.1:")?.1;
+            rest.split_once(',')?.0.parse().ok()
+        })
+    }
+
+    /// The port, once the model is loaded.
+    pub(crate) fn ready(&mut self) -> u16 {
+        self.wait_for(|log| log.contains("ready after").then_some(()));
+        self.port()
+    }
+
+    fn wait_for<T>(&mut self, found: impl Fn(&str) -> Option<T>) -> T {
+        let started = Instant::now();
+        loop {
+            let log = self.log();
+            if let Some(found) = found(&log) {
+                return found;
+            }
+            let ended = self.child.try_wait().expect("a process");
+            assert!(ended.is_none(), "{ended:?}: {log}");
+            assert!(started.elapsed() < PATIENCE, "it hangs: {log}");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Sends a signal to the job.
+    pub(crate) fn signal(&self, signal: &str) {
+        kill(signal, self.child.id());
+    }
+
+    /// Waits for the job's end: its exit code, and what all have said.
+    pub(crate) fn end(mut self, within: Duration) -> (Option<i32>, String) {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a process") {
+                return (status.code(), self.log());
+            }
+            assert!(started.elapsed() < within, "it hangs: {}", self.log());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            // `mpirun` takes its processes with it.
+            self.signal("TERM");
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Sends a signal to a process, which may have ended.
+pub(crate) fn kill(signal: &str, process: u32) {
+    let mut command = Command::new("kill");
+    command.args(["-s", signal, &process.to_string()]);
+    let _ = command.stderr(Stdio::null()).status();
+}
+
+/// Head and body of an answer; an error if there is none or it breaks off.
+pub(crate) fn request(port: u16, head: &str, body: &str) -> std::io::Result<(String, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(
+        stream,
+        "{head} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let parts = answer.split_once("\r\n\r\n");
+    let (head, body) = parts.ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    Ok((head.to_lowercase(), body.to_owned()))
+}

@@ -17,7 +17,11 @@ use cudarc::cublaslt::sys;
 use moeshard_tensor::device::{Activation, DeviceError, Result};
 use moeshard_tensor::dtype::DType;
 
+use super::library::{Loaded, functions, set_up};
 use super::{Address, Launch};
+
+/// For people.
+const WHAT: &str = "cuBLASLt";
 
 /// Of an error.
 const OP: &str = "cublaslt";
@@ -31,36 +35,6 @@ const TRANSPOSED: c_int = 1;
 type Handle = *mut c_void;
 /// A number, for enumerations that newer versions may add to.
 type Status = c_int;
-
-/// Declares the functions that are used, found by their names.
-macro_rules! functions {
-    ($($name:ident: $symbol:literal ($($arg:ty),*) -> $result:ty;)*) => {
-        struct Functions {
-            $($name: unsafe extern "C" fn($($arg),*) -> $result,)*
-        }
-
-        impl Functions {
-            /// # Safety
-            /// What `find` gives for a name is cuBLASLt's function of that name.
-            unsafe fn load(
-                find: impl Fn(&'static str) -> Option<*const c_void>,
-            ) -> std::result::Result<Self, String> {
-                Ok(Self {$(
-                    $name: {
-                        let symbol = find($symbol).ok_or_else(|| format!("it has no {}", $symbol))?;
-                        // SAFETY: the caller's promise; the signature is that of `cublasLt.h`.
-                        unsafe {
-                            std::mem::transmute::<
-                                *const c_void,
-                                unsafe extern "C" fn($($arg),*) -> $result,
-                            >(symbol)
-                        }
-                    },
-                )*})
-            }
-        }
-    };
-}
 
 functions! {
     create: "cublasLtCreate" (*mut Handle) -> Status;
@@ -107,7 +81,7 @@ pub struct CublasLt {
     /// `None` where the library has nothing for a product.
     plans: RefCell<HashMap<Dense, Option<Plan>>>,
     /// Keeps the functions where they are.
-    _library: Option<libloading::Library>,
+    _library: Option<Loaded>,
 }
 
 /// What the library has: its GELU is the approximation by tanh.
@@ -157,19 +131,11 @@ impl CublasLt {
     /// # Errors
     /// [`DeviceError::SetUp`] if it is no such library, or does not start.
     pub fn open(path: &Path, workspace: Address) -> Result<Self> {
-        let set_up =
-            |reason: String| DeviceError::SetUp(format!("cuBLASLt, {}: {reason}", path.display()));
-        // SAFETY: loading the library runs its initialisers, which is what it is for.
-        let library =
-            unsafe { libloading::Library::new(path) }.map_err(|e| set_up(e.to_string()))?;
-        let find = |name: &str| {
-            // SAFETY: only the address is taken.
-            let symbol = unsafe { library.get::<*const c_void>(name.as_bytes()) };
-            symbol.ok().map(|symbol| *symbol)
-        };
+        let library = Loaded::open(WHAT, path)?;
         // SAFETY: the file is called cuBLASLt's.
-        let functions = unsafe { Functions::load(find) }.map_err(&set_up)?;
-        let mut opened = Self::start(functions, workspace).map_err(set_up)?;
+        let functions = unsafe { Functions::load(|name| library.find(name)) };
+        let opened = functions.and_then(|functions| Self::start(functions, workspace));
+        let mut opened = opened.map_err(|reason| set_up(WHAT, path, reason))?;
         opened._library = Some(library);
         Ok(opened)
     }

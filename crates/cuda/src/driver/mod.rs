@@ -5,7 +5,9 @@
 pub mod cublaslt;
 #[cfg(feature = "emulated")]
 pub mod emulated;
+mod found;
 pub mod gpu;
+mod library;
 pub mod nccl;
 
 use moeshard_tensor::device::Result;

@@ -13,11 +13,15 @@ use std::time::Duration;
 use moeshard_tensor::device::{DeviceError, Result};
 
 use super::Launch;
+use super::library::{Loaded, functions, set_up};
 
 /// `to[p] = from` of rank p.
 pub const ALL_GATHER: &str = "nccl_all_gather";
 /// `to[p]` = what rank p has for this one, `from[p]` = what this one has for rank p.
 pub const ALL_TO_ALL: &str = "nccl_all_to_all";
+
+/// For people.
+const WHAT: &str = "NCCL";
 
 /// `ncclUint8`
 const BYTE: c_int = 1;
@@ -31,36 +35,6 @@ type Status = c_int;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct WorldId(pub [u64; 16]);
-
-/// Declares the functions that are used, found by their names.
-macro_rules! functions {
-    ($($name:ident: $symbol:literal ($($arg:ty),*) -> $result:ty;)*) => {
-        struct Functions {
-            $($name: unsafe extern "C" fn($($arg),*) -> $result,)*
-        }
-
-        impl Functions {
-            /// # Safety
-            /// What `find` gives for a name is NCCL's function of that name.
-            unsafe fn load(
-                find: impl Fn(&'static str) -> Option<*const c_void>,
-            ) -> std::result::Result<Self, String> {
-                Ok(Self {$(
-                    $name: {
-                        let symbol = find($symbol).ok_or_else(|| format!("it has no {}", $symbol))?;
-                        // SAFETY: the caller's promise; the signature is that of `nccl.h`.
-                        unsafe {
-                            std::mem::transmute::<
-                                *const c_void,
-                                unsafe extern "C" fn($($arg),*) -> $result,
-                            >(symbol)
-                        }
-                    },
-                )*})
-            }
-        }
-    };
-}
 
 functions! {
     new_id: "ncclGetUniqueId" (*mut WorldId) -> Status;
@@ -83,7 +57,7 @@ pub struct Nccl {
     /// The longest that is waited for other ranks.
     deadline: Cell<Duration>,
     /// Keeps the functions where they are.
-    _library: Option<libloading::Library>,
+    _library: Option<Loaded>,
 }
 
 impl Nccl {
@@ -92,18 +66,10 @@ impl Nccl {
     /// # Errors
     /// [`DeviceError::SetUp`] if it is no such library.
     pub fn open(path: &Path) -> Result<Self> {
-        let set_up =
-            |reason: String| DeviceError::SetUp(format!("NCCL, {}: {reason}", path.display()));
-        // SAFETY: loading the library runs its initialisers, which is what it is for.
-        let library =
-            unsafe { libloading::Library::new(path) }.map_err(|e| set_up(e.to_string()))?;
-        let find = |name: &str| {
-            // SAFETY: only the address is taken.
-            let symbol = unsafe { library.get::<*const c_void>(name.as_bytes()) };
-            symbol.ok().map(|symbol| *symbol)
-        };
+        let library = Loaded::open(WHAT, path)?;
         // SAFETY: the file is called NCCL's.
-        let functions = unsafe { Functions::load(find) }.map_err(set_up)?;
+        let functions = unsafe { Functions::load(|name| library.find(name)) };
+        let functions = functions.map_err(|reason| set_up(WHAT, path, reason))?;
         Ok(Self {
             functions,
             world: Cell::new(null_mut()),

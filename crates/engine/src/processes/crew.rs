@@ -58,6 +58,10 @@ impl Crew {
     /// The connections, once there are all of them.
     pub(super) fn connect(&self, links: Vec<Link>) {
         let _ = self.links.set(links);
+        // One may have failed while others were still being met.
+        if self.failure.get().is_some() {
+            self.tell_all(true);
+        }
     }
 
     /// Gives the processes up, unless that has happened; answers with the reason that was first.

@@ -67,13 +67,14 @@ impl Crew {
     /// Gives the processes up, unless that has happened; answers with the reason that was first.
     pub(crate) fn fail(&self, reason: &str) -> String {
         if self.failure.set(reason.to_owned()).is_ok() {
+            // First, so that a client that has its error already sees the server unhealthy.
+            (self.on_lost)(reason);
             self.tell_all(true);
             let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             for answers in waiting.iter() {
                 // Nobody listens to a rank that the engine has given up.
                 let _ = answers.send(Err(given_up(reason)));
             }
-            (self.on_lost)(reason);
             self.changed.notify_all();
         }
         self.failure.get().cloned().unwrap_or_default()

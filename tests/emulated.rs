@@ -1,11 +1,16 @@
 //! The device of GPUs, its kernels emulated on the CPU, gives the CPU device's numbers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use moeshard_batcher::{Engine, PackedBatch, Task};
 use moeshard_cuda::driver::emulated::Emulated;
 use moeshard_cuda::{CudaConfig, CudaDevice, PeerWorld};
 use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::Strategy;
+use moeshard_engine::{DeviceMaker, Overlap, RankEngine};
+use moeshard_tensor::collective::Collective;
+use moeshard_tensor::device::DeviceError;
 use moeshard_tensor::dtype::DType;
 use moeshard_tests::compare::assert_close;
 use moeshard_tests::golden;
@@ -28,7 +33,38 @@ const CASES: [&str; 9] = [
     "xlm_roberta",
 ];
 
-fn check(case: &str, layout: Layout, exchange: &str) {
+/// Ranks on emulated devices that exchange in one way.
+struct EmulatedRanks {
+    world: Arc<PeerWorld>,
+    dtype: DType,
+    exchange: &'static str,
+}
+
+impl EmulatedRanks {
+    fn new(n_ranks: usize, dtype: DType, exchange: &'static str) -> Self {
+        Self {
+            world: PeerWorld::new(n_ranks, DEADLINE),
+            dtype,
+            exchange,
+        }
+    }
+}
+
+impl DeviceMaker for EmulatedRanks {
+    type Device = CudaDevice<Emulated>;
+
+    fn make(&self, end: Box<dyn Collective>) -> Result<Self::Device, DeviceError> {
+        let config = CudaConfig { dtype: self.dtype };
+        let device = CudaDevice::new(config, Emulated::with_nccl()?, end)?;
+        match self.exchange {
+            "peers" => device.meet_peers(&self.world),
+            "nccl" => device.join_nccl(DEADLINE),
+            _ => Ok(device),
+        }
+    }
+}
+
+fn check(case: &str, layout: Layout, exchange: &'static str) {
     let model = Model::open(&golden::folder(case)).unwrap_or_else(|e| panic!("{case}: {e}"));
     let ids: Vec<_> = golden::read(case, "golden.json")
         .sequences
@@ -37,19 +73,8 @@ fn check(case: &str, layout: Layout, exchange: &str) {
         .collect();
     let (spec, checkpoint) = (&model.spec, &model.checkpoint);
     let (expected, expected_stats) = run(spec, checkpoint, layout, &ids);
-    let config = CudaConfig {
-        dtype: layout.dtype,
-    };
-    let world = PeerWorld::new(layout.n_ranks, DEADLINE);
-    let make = |end, _: &[usize]| {
-        let driver = Emulated::with_nccl().expect("a library");
-        let device = CudaDevice::new(config, driver, end).expect("a device");
-        match exchange {
-            "peers" => device.meet_peers(&world).expect("peers"),
-            "nccl" => device.join_nccl(DEADLINE).expect("a world"),
-            _ => device,
-        }
-    };
+    let ranks = EmulatedRanks::new(layout.n_ranks, layout.dtype, exchange);
+    let make = |end, _: &[usize]| ranks.make(end).expect("a device");
     let ends = ends(layout.n_ranks);
     let (found, stats) = run_on(spec, checkpoint, layout, &ids, ends, &make);
     for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
@@ -96,6 +121,67 @@ fn every_strategy_on_some_ranks() {
         for exchange in ["host", "peers", "nccl"] {
             check("nomic_moe", layout, exchange);
             check("switch", layout, exchange);
+        }
+    }
+}
+
+/// What an engine answers to batches of some of a model's sequences: of a small one, then of all again and
+/// again, so that graphs are captured and run.
+fn answers(
+    case: &str,
+    (n_ranks, strategy): (usize, Strategy),
+    exchange: &'static str,
+    overlap_from: Option<usize>,
+) -> Vec<Vec<f32>> {
+    let model = Arc::new(Model::open(&golden::folder(case)).expect("a model"));
+    let sequences = golden::read(case, "golden.json").sequences;
+    let layout = moeshard_engine::Layout {
+        n_ranks,
+        strategy,
+        sequence_capacity: None,
+        overlap: overlap_from.map(|n_tokens| Overlap {
+            n_tokens,
+            needs_streams: exchange != "host",
+        }),
+    };
+    let progress = Arc::new(|_| {}) as _;
+    let ranks = EmulatedRanks::new(n_ranks, DType::F32, exchange);
+    let engine = RankEngine::start(&model, layout, ranks, &progress).expect("an engine");
+    let n = sequences.len();
+    [1, n, n, n]
+        .map(|n| {
+            let mut batch = PackedBatch::default();
+            batch.cu_seqlens.push(0);
+            // Each twice: there is something to share.
+            for sequence in sequences[..n].iter().chain(&sequences[..n]) {
+                batch.ids.extend(&sequence.ids);
+                batch.cu_seqlens.push(batch.ids.len());
+                batch.tasks.push(Task::Embed {
+                    normalize: true,
+                    dimensions: None,
+                });
+            }
+            batch.type_ids = vec![0; batch.ids.len()];
+            engine.run(&batch).expect("an answer")
+        })
+        .concat()
+}
+
+#[test]
+fn micro_batches_beside_each_other_give_what_the_whole_batch_gives() {
+    let (sharded, parallel) = (Strategy::Sharded, Strategy::Parallel);
+    for (case, layout, exchange) in [
+        ("nomic_moe", (2, sharded), "peers"),
+        ("nomic_moe", (3, parallel), "nccl"),
+        ("switch", (3, sharded), "peers"),
+        ("switch", (2, sharded), "host"),
+    ] {
+        let of = |from| answers(case, layout, exchange, from);
+        let (found, expected) = (of(Some(1)), of(None));
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(&expected) {
+            let what = format!("{case}, {layout:?}, {exchange}");
+            assert_close(&what, found, expected, 1e-5);
         }
     }
 }

@@ -347,11 +347,10 @@ void wait_for_products(float (&)[SUMS]) {
 
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 
+// Streams of a device are threads.
 template <class T>
 T atomicAdd(T* at, T x) {
-    const T before = *at;
-    *at += x;
-    return before;
+    return __atomic_fetch_add(at, x, __ATOMIC_RELAXED);
 }
 
 template <class T>

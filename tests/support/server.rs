@@ -207,7 +207,11 @@ fn program() -> Command {
 }
 
 /// `target/release/moeshard` of the build that made this test.
-fn program_path() -> PathBuf {
+///
+/// # Panics
+/// If it was not built.
+#[must_use]
+pub fn program_path() -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
     let name = format!("moeshard{}", std::env::consts::EXE_SUFFIX);
     let mut paths = test.ancestors().skip(1).map(|folder| folder.join(&name));

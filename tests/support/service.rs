@@ -37,6 +37,7 @@ impl Service {
             n_ranks,
             strategy: Strategy::Sharded,
             sequence_capacity: None,
+            overlap: None,
         };
         let cores = CpuRanks {
             dtype,

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use moeshard_cuda::driver::Driver;
+#[cfg(feature = "emulated")]
+use moeshard_cuda::driver::emulated::Emulated;
 use moeshard_cuda::driver::gpu::Gpu;
+use moeshard_cuda::libraries::{CUBLASLT, NCCL};
 use moeshard_cuda::{CudaConfig, CudaDevice, PeerWorld};
 use moeshard_engine::{CpuRanks, DeviceMaker};
 use moeshard_tensor::collective::Collective;
@@ -25,53 +29,56 @@ pub fn cpu(args: &Args, n_ranks: usize) -> CpuRanks {
     }
 }
 
-/// Ranks on GPUs, dealt out in turn.
-pub struct GpuRanks {
+/// Ranks on GPUs.
+pub struct CudaRanks<R> {
     config: CudaConfig,
-    n_gpus: usize,
+    /// Opens the GPU of a rank.
+    open: Box<dyn Fn(usize) -> Result<R, DeviceError> + Send + Sync>,
     world: Arc<PeerWorld>,
 }
 
-/// Ranks on as many GPUs as `args` says.
-pub fn gpus(args: &Args, n_ranks: usize) -> GpuRanks {
-    GpuRanks {
+/// Ranks on as many GPUs as `args` says, dealt out in turn.
+pub fn gpus(args: &Args, n_ranks: usize) -> CudaRanks<Gpu> {
+    let n_gpus = args.gpus;
+    CudaRanks {
         config: CudaConfig { dtype: args.dtype },
-        n_gpus: args.gpus,
+        open: Box::new(move |rank| open(rank % n_gpus)),
         world: PeerWorld::new(n_ranks, DEADLINE),
     }
 }
 
-impl DeviceMaker for GpuRanks {
-    type Device = CudaDevice<Gpu>;
-
-    fn make(&self, collective: Box<dyn Collective>) -> Result<Self::Device, DeviceError> {
-        let gpu = Gpu::open(collective.rank() % self.n_gpus)?;
-        CudaDevice::new(self.config, gpu, collective)?.meet_peers(&self.world)
+/// A GPU with the libraries that are found.
+fn open(idx: usize) -> Result<Gpu, DeviceError> {
+    let mut gpu = Gpu::open(idx)?;
+    if let Ok(path) = CUBLASLT.find(None) {
+        gpu.use_cublaslt(&path)?;
     }
+    if let Ok(path) = NCCL.find(None) {
+        gpu.use_nccl(&path)?;
+    }
+    Ok(gpu)
 }
 
 /// Ranks on emulated GPUs, one each.
 #[cfg(feature = "emulated")]
-pub struct EmulatedRanks {
-    config: CudaConfig,
-    world: Arc<PeerWorld>,
-}
-
-/// Ranks on emulated GPUs.
-#[cfg(feature = "emulated")]
-pub fn emulated(args: &Args, n_ranks: usize) -> EmulatedRanks {
-    EmulatedRanks {
+pub fn emulated(args: &Args, n_ranks: usize) -> CudaRanks<Emulated> {
+    CudaRanks {
         config: CudaConfig { dtype: args.dtype },
+        open: Box::new(|_| Ok(Emulated::new())),
         world: PeerWorld::new(n_ranks, DEADLINE),
     }
 }
 
-#[cfg(feature = "emulated")]
-impl DeviceMaker for EmulatedRanks {
-    type Device = CudaDevice<moeshard_cuda::driver::emulated::Emulated>;
+impl<R: Driver + 'static> DeviceMaker for CudaRanks<R> {
+    type Device = CudaDevice<R>;
 
     fn make(&self, collective: Box<dyn Collective>) -> Result<Self::Device, DeviceError> {
-        let driver = moeshard_cuda::driver::emulated::Emulated::new();
-        CudaDevice::new(self.config, driver, collective)?.meet_peers(&self.world)
+        let driver = (self.open)(collective.rank())?;
+        let is_alone = collective.world_size() == 1;
+        let device = CudaDevice::new(self.config, driver, collective)?.meet_peers(&self.world)?;
+        match is_alone {
+            true => Ok(device),
+            false => device.join_nccl(DEADLINE),
+        }
     }
 }

@@ -158,8 +158,8 @@ mod tests {
         check(Strategy::Sharded, [5.0, 5.0]);
         check(Strategy::Parallel, [6.0, 4.0]);
         check(Strategy::Replicated, [6.0, 4.0]);
-        // 10 tokens over 4 experts: 2.5, so 3 slots each.
-        let capacity = Strategy::Capacity { factor: 1.0 };
+        // 10 tokens over 4 experts: 3 slots each.
+        let capacity = Strategy::Capacity { factor: 1.2 };
         check(capacity, [4.0, 4.0]);
         assert_eq!(pass(capacity).n_dropped(&load), 4.0);
         assert_eq!(pass(capacity).padded_multiply_adds(4), Some(12.0 * token));

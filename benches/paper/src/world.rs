@@ -132,6 +132,7 @@ impl World {
             n_ranks,
             strategy,
             sequence_capacity: None,
+            overlap: None,
         };
         let progress: Arc<dyn Fn(u64) + Send + Sync> = Arc::new(|_| {});
         let experts = model.spec.expert_layers().next();

@@ -41,7 +41,7 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`EngineError::Input`] if a sequence cannot be run (a token id outside the vocabulary);
-    /// [`EngineError::Failed`] if the engine itself broke, [`EngineError::Lost`] if it needs what is gone.
+    /// [`EngineError::Failed`] if the engine itself broke, or what it needs is gone.
     fn run(&self, batch: &PackedBatch) -> Result<Vec<Vec<f32>>, EngineError>;
 
     /// Counters since the start, for `/metrics`.
@@ -55,13 +55,10 @@ pub enum EngineError {
     /// The batch cannot be run: the caller's mistake.
     #[error("{0}")]
     Input(String),
-    /// The engine failed; it is of no further use.
+    /// The engine failed, or a process that it needs is gone: it is of no further use. The batch may be run
+    /// elsewhere.
     #[error("the engine failed: {0}")]
     Failed(String),
-    /// Something that the engine needs is gone, as a process on another machine; it is of no further
-    /// use, and the batch may be run elsewhere.
-    #[error("the engine failed: {0}")]
-    Lost(String),
 }
 
 /// What an engine counts. The per-rank vectors are `[world_size]`.

@@ -76,9 +76,7 @@ impl Worker {
             // One sequence is at fault: alone, each is answered or refused for itself.
             Err(EngineError::Input(_)) => batch.into_iter().for_each(|one| self.answer(vec![one])),
             // Clients may try again elsewhere.
-            Err(EngineError::Failed(reason) | EngineError::Lost(reason)) => {
-                self.poison(batch, &reason);
-            }
+            Err(EngineError::Failed(reason)) => self.poison(batch, &reason),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::attention::Rotations;
 use crate::driver::Driver;
 use crate::exchange::Link;
 use crate::gemm::Gemm;
-use crate::memory::{Heap, Region};
+use crate::memory::Heap;
 use crate::moe::sorting_bytes;
 use crate::operations::{named, norm_words, words};
 use crate::pass::{Pass, Word};
@@ -48,7 +48,6 @@ pub struct CudaDevice<R: Driver> {
     pub(crate) link: Link<R>,
     pub(crate) config: CudaConfig,
     pub(crate) gemm: Gemm,
-    pub(crate) region: Rc<RefCell<Region>>,
     pub(crate) pass: RefCell<Pass<R>>,
     pub(crate) collective: Box<dyn Collective>,
     /// u64: assignments dropped, then those computed by each layer of experts.
@@ -84,13 +83,11 @@ impl<R: Driver> CudaDevice<R> {
     ) -> Result<Self> {
         let driver = Rc::new(driver);
         let heap = Heap::new(&driver);
-        let region = Rc::new(RefCell::new(Region::default()));
         Ok(Self {
             link: Link::Host,
             config,
             gemm,
-            pass: RefCell::new(Pass::new(Rc::clone(&heap), Rc::clone(&region))),
-            region,
+            pass: RefCell::new(Pass::new(Rc::clone(&heap))),
             collective,
             counters: Buffer::zeroed(&heap, (1 + MOST_COUNTERS) * size_of::<u64>())?,
             costs: RefCell::new(vec![0]),
@@ -187,6 +184,15 @@ impl<R: Driver> Device for CudaDevice<R> {
     type Table = Table<R>;
     type Experts = Experts<R>;
     type Routing = Routing;
+
+    fn n_streams(&self) -> usize {
+        self.link.n_streams()
+    }
+
+    fn enter_stream(&self, idx: usize) {
+        let idx = idx % self.n_streams();
+        self.pass.borrow_mut().enter_stream(idx);
+    }
 
     fn load_matrix(&self, parts: &[HostMatrix<'_>]) -> Result<Matrix<R>> {
         for part in parts {

@@ -59,16 +59,24 @@ pub struct Missing {
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { library, dir } = self;
-        let files = library.files.join(" or ");
-        write!(f, "no {} found: {files} is ", library.what)?;
+        write!(f, "no {} found: {} is ", library.what, self.files())?;
         match dir {
             Some(dir) => write!(f, "not in {}", dir.display()),
-            None => write!(
-                f,
-                "neither in LD_LIBRARY_PATH, nor in a Python's site-packages/nvidia, nor in {}",
-                SYSTEM_DIRS.join(", ")
-            ),
+            None => write!(f, "not in {}", Self::places()),
         }
+    }
+}
+
+impl Missing {
+    /// The names that were looked for.
+    pub fn files(&self) -> String {
+        self.library.files.join(" or ")
+    }
+
+    /// Where everything is looked for unless one folder is named.
+    pub fn places() -> String {
+        let dirs = SYSTEM_DIRS.join(", ");
+        format!("LD_LIBRARY_PATH, a Python's site-packages/nvidia, {dirs}")
     }
 }
 

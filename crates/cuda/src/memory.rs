@@ -51,15 +51,25 @@ impl<R: Driver> Drop for Heap<R> {
 /// Which pieces of a region are in use. Knows no addresses: the region may move while it grows.
 #[derive(Debug, Default)]
 pub(crate) struct Region {
+    /// Whose it is.
+    stream: usize,
     /// Start and length of free pieces below `end`, in order, never adjacent.
     free: Vec<(u64, u64)>,
     /// Where what was never used begins, or was given back from there on.
     end: u64,
-    /// The largest `end` since the last pass ran.
+    /// The largest `end` since the last pass ran, and of pieces that were used since.
     size: u64,
 }
 
 impl Region {
+    /// For what is done in a stream, one thing after the other.
+    pub(crate) fn of_stream(stream: usize) -> Rc<RefCell<Self>> {
+        Rc::new(RefCell::new(Self {
+            stream,
+            ..Self::default()
+        }))
+    }
+
     /// Bytes that the region must have for what was noted.
     pub(crate) fn size(&self) -> u64 {
         self.size.max(self.end)
@@ -109,11 +119,12 @@ impl Region {
 
 /// A piece of a region, given back when it is dropped.
 ///
-/// It may be taken again while work that uses it has only been asked for: the device does one thing after
-/// the other.
+/// It may be taken again while work that uses it has only been asked for: a stream does one thing after
+/// the other, and each has a region of its own.
 #[derive(Debug)]
 pub(crate) struct Piece {
     region: Rc<RefCell<Region>>,
+    stream: usize,
     start: u64,
     n_bytes: u64,
 }
@@ -127,9 +138,23 @@ impl Piece {
         };
         Self {
             region: Rc::clone(region),
+            stream: region.borrow().stream,
             start,
             n_bytes,
         }
+    }
+
+    /// Has the pass that is noted use it: there must be room for it when that runs, also if it was taken for an earlier one
+    /// and is given back before.
+    pub(crate) fn used(&self) -> &Self {
+        let mut region = self.region.borrow_mut();
+        region.size = region.size.max(self.start + self.n_bytes);
+        self
+    }
+
+    /// In whose region it is.
+    pub(crate) fn stream(&self) -> usize {
+        self.stream
     }
 
     /// From the beginning of the region.
@@ -182,6 +207,19 @@ mod tests {
             prop_assert_eq!(region.borrow().end, 0);
             prop_assert!(region.borrow().free.is_empty());
         }
+    }
+
+    #[test]
+    fn what_is_used_after_a_pass_has_ended_counts_for_the_next() {
+        let region = Rc::new(RefCell::new(Region::default()));
+        let size = || region.borrow().size();
+        let held = [1000, 3000].map(|n| Piece::take(&region, n));
+        region.borrow_mut().end_pass();
+        held[0].used();
+        drop(held);
+        assert_eq!(size(), 1024);
+        region.borrow_mut().end_pass();
+        assert_eq!(size(), 0);
     }
 
     #[test]

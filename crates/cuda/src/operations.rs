@@ -83,6 +83,11 @@ impl<R: Driver> CudaDevice<R> {
         pass.launch(kernel, grid, threads, shared_bytes, args);
     }
 
+    /// In which operations are done.
+    pub(crate) fn stream(&self) -> usize {
+        self.pass.borrow().stream()
+    }
+
     pub(crate) fn input(&self, array: &[u32]) -> Word {
         self.pass.borrow_mut().input(array)
     }
@@ -93,7 +98,7 @@ impl<R: Driver> CudaDevice<R> {
     }
 
     pub(crate) fn piece(&self, n_bytes: usize) -> Piece {
-        Piece::take(&self.region, n_bytes)
+        self.pass.borrow().piece(n_bytes)
     }
 
     /// A tensor's rows; what experts have said is summed now.

@@ -8,14 +8,17 @@ use std::rc::Rc;
 
 use moeshard_tensor::device::Result;
 
-use crate::driver::nccl::{ALL_GATHER, ALL_TO_ALL};
-use crate::driver::{Address, Driver, Launch, MOST_ARGS};
+use crate::driver::nccl::Nccl;
+use crate::driver::{Address, Driver, Launch, MOST_ARGS, N_STREAMS};
 use crate::memory::{Heap, Piece, Region};
 
-/// In front of what a kernel is handed: an address from the beginning of the region of activations.
+/// In front of what a kernel is handed: an address from the beginning of a stream's region of activations.
 const IN_REGION: u64 = 1 << 63;
 /// An address from the beginning of the pass's inputs.
 const IN_INPUTS: u64 = 1 << 62;
+/// Where an address in a region says whose it is.
+const STREAM_SHIFT: u32 = 56;
+const OFFSET: u64 = (1 << STREAM_SHIFT) - 1;
 /// Where inputs begin.
 const INPUT_ALIGNMENT: usize = 16;
 /// Memory grows by this factor at least, so that it soon stops growing.
@@ -35,7 +38,8 @@ impl Word {
     }
 
     pub(crate) fn piece(piece: &Piece) -> Self {
-        Self(IN_REGION | piece.start())
+        let piece = piece.used();
+        Self(IN_REGION | (piece.stream() as u64) << STREAM_SHIFT | piece.start())
     }
 }
 
@@ -55,13 +59,18 @@ impl From<f32> for Word {
 pub(crate) struct Pass<R: Driver> {
     driver: Rc<R>,
     heap: Rc<Heap<R>>,
-    region: Rc<RefCell<Region>>,
+    regions: Regions,
+    /// In which what is noted is done.
+    stream: usize,
     launches: Vec<Launch>,
     inputs: Inputs,
-    activations: Memory,
+    activations: [Memory; N_STREAMS],
     input_memory: Memory,
     graphs: Graphs<R::Graph>,
 }
+
+/// That of each stream.
+pub(crate) type Regions = [Rc<RefCell<Region>>; N_STREAMS];
 
 /// Arrays that the host hands over to a pass.
 #[derive(Default)]
@@ -95,20 +104,36 @@ struct Known<G> {
 }
 
 impl<R: Driver> Pass<R> {
-    pub(crate) fn new(heap: Rc<Heap<R>>, region: Rc<RefCell<Region>>) -> Self {
+    pub(crate) fn new(heap: Rc<Heap<R>>) -> Self {
         Self {
             driver: Rc::clone(&heap.driver),
             heap,
-            region,
+            regions: std::array::from_fn(Region::of_stream),
+            stream: 0,
             launches: Vec::new(),
             inputs: Inputs::default(),
-            activations: Memory::default(),
+            activations: Default::default(),
             input_memory: Memory::default(),
             graphs: Graphs {
                 by_hash: HashMap::new(),
                 n_runs: 0,
             },
         }
+    }
+
+    /// Has what is noted from now on done in this stream.
+    pub(crate) fn enter_stream(&mut self, stream: usize) {
+        self.stream = stream;
+    }
+
+    /// In which what is noted is done.
+    pub(crate) fn stream(&self) -> usize {
+        self.stream
+    }
+
+    /// A piece of memory of the stream.
+    pub(crate) fn piece(&self, n_bytes: usize) -> Piece {
+        Piece::take(&self.regions[self.stream], n_bytes)
     }
 
     /// Notes a kernel; nothing if there is no block to run.
@@ -129,6 +154,7 @@ impl<R: Driver> Pass<R> {
         }
         self.launches.push(Launch {
             kernel,
+            stream: self.stream,
             grid: grid.map(|n| n as u32),
             threads,
             shared_bytes: shared_bytes as u32,
@@ -167,16 +193,20 @@ impl<R: Driver> Pass<R> {
         self.launches.clear();
         self.inputs.bytes.clear();
         self.inputs.arrays.clear();
-        self.region.borrow_mut().end_pass();
+        for region in &self.regions {
+            region.borrow_mut().end_pass();
+        }
         self.heap.give_back();
         result
     }
 
-    /// Grows the memory to the size of the region.
+    /// Grows the memory to the size of the regions.
     pub(crate) fn make_room(&mut self) -> Result<()> {
-        let needed = self.region.borrow().size() as usize;
-        if self.activations.grow(&self.heap, needed, true)? {
-            self.graphs.by_hash.clear();
+        for (region, memory) in self.regions.iter().zip(&mut self.activations) {
+            let needed = region.borrow().size() as usize;
+            if memory.grow(&self.heap, needed, true)? {
+                self.graphs.by_hash.clear();
+            }
         }
         Ok(())
     }
@@ -190,7 +220,8 @@ impl<R: Driver> Pass<R> {
         for launch in &mut self.launches {
             for word in &mut launch.args[..launch.n_args] {
                 if *word & IN_REGION != 0 {
-                    *word = self.activations.at + (*word & !IN_REGION);
+                    let stream = (*word & !IN_REGION) >> STREAM_SHIFT;
+                    *word = self.activations[stream as usize].at + (*word & OFFSET);
                 } else if *word & IN_INPUTS != 0 {
                     *word = self.input_memory.at + (*word & !IN_INPUTS);
                 }
@@ -208,13 +239,13 @@ impl<R: Driver> Pass<R> {
 
     /// Where a piece is, once what was noted runs.
     pub(crate) fn address(&self, piece: &Piece) -> Address {
-        self.activations.at + piece.start()
+        self.activations[piece.stream()].at + piece.start()
     }
 }
 
 impl<R: Driver> Drop for Pass<R> {
     fn drop(&mut self) {
-        for memory in [&self.activations, &self.input_memory] {
+        for memory in self.activations.iter().chain([&self.input_memory]) {
             if memory.n_bytes > 0 {
                 // SAFETY: the device is gone, and with it whoever used the memory.
                 unsafe { self.driver.free(memory.at) };
@@ -254,14 +285,9 @@ impl<G> Graphs<G> {
     /// As for [`Driver::launch`].
     unsafe fn run<R: Driver<Graph = G>>(&mut self, driver: &R, launches: &[Launch]) -> Result<()> {
         // Ranks would have to capture and replay alike, which each decides for itself.
-        if launches
-            .iter()
-            .any(|launch| [ALL_GATHER, ALL_TO_ALL].contains(&launch.kernel))
-        {
+        if launches.iter().any(Nccl::is_exchange) {
             // SAFETY: the caller's promise.
-            return launches
-                .iter()
-                .try_for_each(|launch| unsafe { driver.launch(launch) });
+            return unsafe { driver.launch(launches) };
         }
         let hash = hash(launches);
         self.n_runs += 1;
@@ -276,7 +302,7 @@ impl<G> Graphs<G> {
                     match &known.graph {
                         Some(graph) => driver.replay(graph),
                         // No memory for a graph, say: it is slower without.
-                        None => launches.iter().try_for_each(|launch| driver.launch(launch)),
+                        None => driver.launch(launches),
                     }
                 }
                 _ => {
@@ -287,7 +313,7 @@ impl<G> Graphs<G> {
                         graph: None,
                     };
                     self.by_hash.insert(hash, known);
-                    launches.iter().try_for_each(|launch| driver.launch(launch))
+                    driver.launch(launches)
                 }
             }
         }
@@ -309,6 +335,7 @@ fn hash(launches: &[Launch]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for launch in launches {
         launch.kernel.len().hash(&mut hasher);
+        launch.stream.hash(&mut hasher);
         launch.grid.hash(&mut hasher);
         launch.args[..launch.n_args].hash(&mut hasher);
     }

@@ -1,5 +1,6 @@
 //! What a GPU could do at most, measured: the roofline that its operations are compared with.
 
+use std::slice;
 use std::time::{Duration, Instant};
 
 use moeshard_tensor::device::Result;
@@ -65,6 +66,7 @@ impl Peak {
             args[..words.len()].copy_from_slice(words);
             Launch {
                 kernel,
+                stream: 0,
                 grid: [n_blocks, 1],
                 threads: THREADS,
                 shared_bytes: 0,
@@ -112,7 +114,7 @@ fn shortest<R: Driver>(device: &CudaDevice<R>, launch: &Launch) -> Result<f64> {
     for round in 0..=N_ROUNDS {
         let start = Instant::now();
         // SAFETY: the kernels of `peak.cu` with what they take; buffers are as large.
-        unsafe { device.driver.launch(launch)? };
+        unsafe { device.driver.launch(slice::from_ref(launch))? };
         device.driver.wait()?;
         if round > 0 {
             shortest = shortest.min(start.elapsed());

@@ -182,26 +182,24 @@ fn shape_of(product: &Product, gemm: Gemm, n_multiprocessors: usize) -> Shape {
             takes_map: true,
         };
     }
+    let thin = Shape {
+        kernel: named!("grouped_gemm_thin", dtype),
+        n_rows: 16,
+        n_cols: 16,
+        threads: 256,
+        shared_bytes: 81_920,
+        n_at_once: 2,
+        takes_map: false,
+    };
     if dtype != DType::F32 && n_rows <= FEWEST_ROWS && is_fitting {
-        return Shape {
-            kernel: named!("grouped_gemm_thin", dtype),
-            n_rows: 16,
-            n_cols: 16,
-            threads: 256,
-            shared_bytes: 81_920,
-            n_at_once: 2,
-            takes_map: false,
-        };
+        return thin;
     }
     if dtype != DType::F32 && is_short {
         return Shape {
             kernel: named!("grouped_gemm_short", dtype),
             n_rows: 32,
             n_cols: 128,
-            threads: 256,
-            shared_bytes: 81_920,
-            n_at_once: 2,
-            takes_map: false,
+            ..thin
         };
     }
     let tile = match dtype {

@@ -1,6 +1,8 @@
 //! Dense layers on the library, where there is one that takes them. On the emulated device a stand-in
 //! refuses what cuBLASLt's documentation does, and matrices of 40 columns besides.
 
+#[path = "support/rows.rs"]
+mod rows;
 mod support;
 
 use moeshard_conformance::{Paths, Scale, run as run_suite};
@@ -8,10 +10,11 @@ use moeshard_cuda::driver::emulated::Emulated;
 use moeshard_cuda::{CudaConfig, CudaDevice, Gemm};
 use moeshard_tensor::checkpoint::HostTensor;
 use moeshard_tensor::collective::Solo;
-use moeshard_tensor::device::{Activation, Device, EmbeddingRows, RouterRule};
+use moeshard_tensor::device::{Activation, Device, RouterRule};
 use moeshard_tensor::dtype::DType;
 
-use support::{experts, matrix, numbers};
+use rows::rows;
+use support::{experts, matrix};
 
 const N_ROWS: usize = 37;
 
@@ -47,17 +50,7 @@ const LAYER: Layer = Layer {
 
 /// What it gives, and how often the library was used.
 fn run(device: &CudaDevice<Emulated>, layer: Layer) -> (Vec<f32>, u64) {
-    let rows = |width: usize, seed| {
-        let table = HostTensor::from_f32([N_ROWS, width], &numbers(N_ROWS * width, seed));
-        let table = device.load_table(&table).expect("a table");
-        let ids: Vec<u32> = (0..layer.n_rows as u32).collect();
-        let rows = EmbeddingRows {
-            table: &table,
-            row_idx: &ids,
-            scale: 1.0,
-        };
-        device.embed(&[rows], None).expect("rows")
-    };
+    let rows = |width, seed| rows(device, layer.n_rows, width, seed);
     let (x, residual) = (rows(layer.n_in, 3), rows(layer.n_out, 4));
     let weight = device.load_matrix(&[matrix(layer.n_out, layer.n_in, 5)]);
     let weight = weight.expect("a matrix");
@@ -159,15 +152,7 @@ fn its_products_are_captured_as_ours_are() {
 #[test]
 fn experts_stay_on_our_own_kernels() {
     let device = device(library(), Gemm::Fitting, DType::BF16);
-    let table = HostTensor::from_f32([N_ROWS, 48], &numbers(N_ROWS * 48, 3));
-    let table = device.load_table(&table).expect("a table");
-    let ids: Vec<u32> = (0..N_ROWS as u32).collect();
-    let rows = EmbeddingRows {
-        table: &table,
-        row_idx: &ids,
-        scale: 1.0,
-    };
-    let x = device.embed(&[rows], None).expect("rows");
+    let x = rows(&device, N_ROWS, 48, 3);
     let router = device
         .load_exact_matrix(&matrix(3, 48, 5))
         .expect("a router");

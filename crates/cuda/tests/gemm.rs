@@ -1,15 +1,17 @@
 //! The same operations with products on one kernel and on another.
 
+#[path = "support/rows.rs"]
+mod rows;
 mod support;
 
 use moeshard_cuda::driver::emulated::Emulated;
 use moeshard_cuda::{CudaConfig, CudaDevice, Gemm};
-use moeshard_tensor::checkpoint::HostTensor;
 use moeshard_tensor::collective::Solo;
-use moeshard_tensor::device::{Activation, Device, EmbeddingRows, RouterRule};
+use moeshard_tensor::device::{Activation, Device, RouterRule};
 use moeshard_tensor::dtype::DType;
 
-use support::{experts, matrix, numbers, vector};
+use rows::rows;
+use support::{experts, matrix, vector};
 
 const D_MODEL: usize = 72;
 const HIDDEN: usize = 131;
@@ -21,15 +23,7 @@ fn run(gemm: Gemm, dtype: DType, n_rows: usize) -> [Vec<f32>; 2] {
     let config = CudaConfig { dtype };
     let device = CudaDevice::with_gemm(config, gemm, Emulated::new(), Box::new(Solo));
     let device = device.expect("a device");
-    let table = HostTensor::from_f32([n_rows, D_MODEL], &numbers(n_rows * D_MODEL, 3));
-    let table = device.load_table(&table).expect("a table");
-    let ids: Vec<u32> = (0..n_rows as u32).collect();
-    let rows = EmbeddingRows {
-        table: &table,
-        row_idx: &ids,
-        scale: 1.0,
-    };
-    let x = device.embed(&[rows], None).expect("rows");
+    let x = rows(&device, n_rows, D_MODEL, 3);
     let weight = device.load_matrix(&[matrix(HIDDEN, D_MODEL, 4)]);
     let weight = weight.expect("a matrix");
     let bias = device.load_vector(&[vector(HIDDEN, 6)]).expect("a bias");

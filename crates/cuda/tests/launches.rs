@@ -67,26 +67,7 @@ impl Layer {
         // What the embedding costs is not the layer's.
         device.to_host(&x).expect("rows");
         let before = device.driver().counts();
-        let rule = RouterRule {
-            top_k: self.top_k,
-            normalize: true,
-        };
-        let routing = device.route(&x, &self.router, rule).expect("a routing");
-        let y = match n_rows.len() {
-            1 => device.expert_ffn(&x, &routing, &self.experts),
-            _ => {
-                let all = device.all_gather(&x, n_rows).expect("rows");
-                let routing = device
-                    .all_gather_routing(&routing, n_rows)
-                    .expect("routing");
-                let partial = device.expert_ffn(&all, &routing, &self.experts);
-                device.reduce_scatter(&partial.expect("a sum"), n_rows)
-            }
-        };
-        let mut y = device.scale(&y.expect("a sum"), 0.5).expect("a product");
-        device
-            .add(&mut y, &x, None, Some(&self.norm))
-            .expect("a norm");
+        let y = self.ask_after(&x, n_rows);
         let asked = device.driver().counts();
         let out = device.to_host(&y).expect("rows");
         let after = device.driver().counts();
@@ -103,6 +84,42 @@ impl Layer {
             n_waits: after.n_waits - before.n_waits,
         };
         (out, counts)
+    }
+
+    /// Asks for the layer after an embedding.
+    fn ask(&self, ids: &[u32], n_rows: &[usize]) -> <Gpu as Device>::Tensor {
+        let rows = EmbeddingRows {
+            table: &self.table,
+            row_idx: ids,
+            scale: 1.0,
+        };
+        let x = self.device.embed(&[rows], None).expect("an embedding");
+        self.ask_after(&x, n_rows)
+    }
+
+    fn ask_after(&self, x: &<Gpu as Device>::Tensor, n_rows: &[usize]) -> <Gpu as Device>::Tensor {
+        let device = &self.device;
+        let rule = RouterRule {
+            top_k: self.top_k,
+            normalize: true,
+        };
+        let routing = device.route(x, &self.router, rule).expect("a routing");
+        let y = match n_rows.len() {
+            1 => device.expert_ffn(x, &routing, &self.experts),
+            _ => {
+                let all = device.all_gather(x, n_rows).expect("rows");
+                let routing = device
+                    .all_gather_routing(&routing, n_rows)
+                    .expect("routing");
+                let partial = device.expert_ffn(&all, &routing, &self.experts);
+                device.reduce_scatter(&partial.expect("a sum"), n_rows)
+            }
+        };
+        let mut y = device.scale(&y.expect("a sum"), 0.5).expect("a product");
+        device
+            .add(&mut y, x, None, Some(&self.norm))
+            .expect("a norm");
+        y
     }
 }
 
@@ -265,4 +282,42 @@ fn a_batch_that_does_not_fit_is_an_error_and_the_next_one_runs() {
         "{error}"
     );
     assert_eq!(run(16), Ok(expected));
+}
+
+#[test]
+fn streams_run_beside_each_other_and_are_waited_for_once() {
+    let (n_ranks, n_tokens) = (2, 300);
+    let ends = in_process(n_ranks, Duration::from_secs(60));
+    let world = PeerWorld::new(n_ranks, Duration::from_secs(60));
+    let counts = vec![n_tokens; n_ranks];
+    std::thread::scope(|scope| {
+        for end in ends {
+            let (counts, world) = (&counts, &world);
+            scope.spawn(move || {
+                let mut layer = Layer::new(Box::new(end), 4, 2);
+                layer.device = layer.device.meet_peers(world).expect("peers");
+                let device = &layer.device;
+                assert_eq!(device.n_streams(), 2);
+                let ids = [0, 5].map(|seed| ids(n_tokens, seed));
+                let alone = ids.each_ref().map(|ids| layer.run(ids, counts).0);
+                // The first two rounds grow what there is and capture a graph.
+                for round in 0..4 {
+                    let before = device.driver().counts();
+                    let asked = [0, 1].map(|stream| {
+                        device.enter_stream(stream);
+                        layer.ask(&ids[stream], counts)
+                    });
+                    let found = asked.each_ref().map(|y| device.to_host(y).expect("rows"));
+                    let after = device.driver().counts();
+                    assert_eq!(found, alone, "round {round}");
+                    if round > 1 {
+                        assert_eq!(after.n_replays - before.n_replays, 1);
+                        // Rows of each stream, and whether its meetings went well.
+                        assert_eq!(after.n_waits - before.n_waits, 2 + 2);
+                    }
+                }
+                device.enter_stream(0);
+            });
+        }
+    });
 }

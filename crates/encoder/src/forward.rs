@@ -35,6 +35,27 @@ pub struct RankBatch<'a> {
     pub n_tokens_per_rank: &'a [usize],
 }
 
+/// A layer that may have to wait for other ranks.
+enum Begun<D: Device> {
+    /// It has nothing to wait for.
+    Done(D::Tensor),
+    /// Its tokens are on their way to the experts.
+    Routed {
+        /// What the experts' sums are added to.
+        residual: D::Tensor,
+        /// What the experts take, if it is not that.
+        normed: Option<D::Tensor>,
+        routing: D::Routing,
+        gathered: Option<Gathered<D>>,
+    },
+}
+
+/// All ranks' tokens.
+struct Gathered<D: Device> {
+    rows: D::Tensor,
+    routing: D::Routing,
+}
+
 /// What a [`Encoder::forward_traced`] shows after each layer.
 pub struct Step<'a, D: Device> {
     /// `None` after the embedding.
@@ -111,8 +132,9 @@ impl<D: Device> Encoder<D> {
             routing: None,
         })?;
         for (layer_idx, layer) in self.weights.layers.iter().enumerate() {
+            let begun = self.begin_layer(layer, &x, batch)?;
             let routing;
-            (x, routing) = self.layer(layer, &x, batch)?;
+            (x, routing) = self.end_layer(layer, begun, batch)?;
             trace(Step {
                 layer_idx: Some(layer_idx),
                 hidden: &x,
@@ -122,10 +144,58 @@ impl<D: Device> Encoder<D> {
                 self.device.recycle(routing);
             }
         }
-        if let Some(norm) = &self.weights.final_norm {
-            x = self.device.norm(&x, norm)?;
+        self.final_norm(x)
+    }
+
+    /// Runs the micro-batches of one batch, layer by layer in turns, each in a stream of its own where the device
+    /// has as many: what one of them waits for other ranks in, another computes in.
+    ///
+    /// # Communication
+    /// As for each by [`Encoder::forward`]; every rank must call it with as many.
+    ///
+    /// # Errors
+    /// As for [`Encoder::forward`].
+    pub fn forward_in_turns(
+        &self,
+        batches: &[RankBatch<'_>],
+    ) -> Result<Vec<D::Tensor>, EncoderError> {
+        let device = &self.device;
+        for batch in batches {
+            check_batch(&self.spec, batch.ids, batch.cu_seqlens)?;
         }
-        Ok(x)
+        let in_stream = |(i, batch)| {
+            device.enter_stream(i);
+            self.embed(batch)
+        };
+        let mut xs: Vec<_> = (batches.iter().enumerate())
+            .map(in_stream)
+            .collect::<DeviceResult<_>>()?;
+        for layer in &self.weights.layers {
+            let mut begun = Vec::with_capacity(batches.len());
+            for (i, (x, batch)) in xs.iter().zip(batches).enumerate() {
+                device.enter_stream(i);
+                begun.push(self.begin_layer(layer, x, batch)?);
+            }
+            xs = Vec::with_capacity(batches.len());
+            for (i, (begun, batch)) in begun.into_iter().zip(batches).enumerate() {
+                device.enter_stream(i);
+                let (x, routing) = self.end_layer(layer, begun, batch)?;
+                xs.push(x);
+                routing.into_iter().for_each(|r| device.recycle(r));
+            }
+        }
+        let in_stream = |(i, x)| {
+            device.enter_stream(i);
+            self.final_norm(x)
+        };
+        xs.into_iter().enumerate().map(in_stream).collect()
+    }
+
+    fn final_norm(&self, x: D::Tensor) -> Result<D::Tensor, EncoderError> {
+        match &self.weights.final_norm {
+            Some(norm) => Ok(self.device.norm(&x, norm)?),
+            None => Ok(x),
+        }
     }
 
     /// One pooled vector per sequence, in host memory: `[n_seqs, d_model]`.
@@ -152,6 +222,20 @@ impl<D: Device> Encoder<D> {
         cu_seqlens: &[usize],
         pooling: Pooling,
     ) -> Result<Vec<f32>, EncoderError> {
+        let logits = self.classify(hidden, cu_seqlens, pooling)?;
+        Ok(self.device.to_host(&logits)?)
+    }
+
+    /// One row of logits per sequence, `[n_seqs, n_labels]`.
+    ///
+    /// # Errors
+    /// [`EncoderError::NoHead`] if the model has none.
+    pub fn classify(
+        &self,
+        hidden: &D::Tensor,
+        cu_seqlens: &[usize],
+        pooling: Pooling,
+    ) -> Result<D::Tensor, EncoderError> {
         let head = self.weights.head.as_ref().ok_or(EncoderError::NoHead)?;
         let own = self.spec.head.as_ref().and_then(|head| head.pooling);
         let mut x = self
@@ -163,8 +247,7 @@ impl<D: Device> Encoder<D> {
         if let Some((dense, activation)) = &head.dense {
             x = self.linear(&x, dense, *activation)?;
         }
-        let logits = self.linear(&x, &head.out, Activation::Identity)?;
-        Ok(self.device.to_host(&logits)?)
+        Ok(self.linear(&x, &head.out, Activation::Identity)?)
     }
 
     fn embed(&self, batch: &RankBatch<'_>) -> DeviceResult<D::Tensor> {
@@ -205,25 +288,85 @@ impl<D: Device> Encoder<D> {
         self.device.embed(tables, weights.norm.as_ref())
     }
 
-    /// One layer: `x + f(norm(x))` or `norm(x + f(x))`, first attention, then the FFN.
-    fn layer(
+    /// A layer up to where it waits for other ranks: `x + f(norm(x))` or `norm(x + f(x))`, first attention, then
+    /// the FFN, which is begun.
+    fn begin_layer(
         &self,
         layer: &Layer<D>,
         x: &D::Tensor,
         batch: &RankBatch<'_>,
-    ) -> DeviceResult<(D::Tensor, Option<D::Routing>)> {
-        match self.spec.norm_order {
+    ) -> DeviceResult<Begun<D>> {
+        let device = &self.device;
+        let (residual, normed) = match self.spec.norm_order {
             NormOrder::Pre => {
-                let h = self.device.norm(x, &layer.attention_norm)?;
+                let h = device.norm(x, &layer.attention_norm)?;
                 let x = self.attention(layer, &h, x, None, batch)?;
-                let h = self.device.norm(&x, &layer.ffn_norm)?;
-                self.ffn(&layer.ffn, &h, &x, None, batch)
+                let h = device.norm(&x, &layer.ffn_norm)?;
+                (x, Some(h))
             }
             NormOrder::Post => {
-                let x = self.attention(layer, x, x, Some(&layer.attention_norm), batch)?;
-                self.ffn(&layer.ffn, &x, &x, Some(&layer.ffn_norm), batch)
+                let norm = Some(&layer.attention_norm);
+                (self.attention(layer, x, x, norm, batch)?, None)
+            }
+        };
+        let x = normed.as_ref().unwrap_or(&residual);
+        match &layer.ffn {
+            Ffn::Dense {
+                up,
+                gate,
+                down,
+                activation,
+            } => {
+                let ffn = DenseFfn {
+                    up: up.weights(),
+                    gate: gate.as_ref().map(Linear::weights),
+                    activation: *activation,
+                    down: down.weights(),
+                };
+                let norm = self.ffn_norm(layer);
+                Ok(Begun::Done(device.ffn(x, &ffn, &residual, norm)?))
+            }
+            Ffn::Experts(experts) => {
+                let (routing, gathered) = self.route(experts, x, batch)?;
+                Ok(Begun::Routed {
+                    residual,
+                    normed,
+                    routing,
+                    gathered,
+                })
             }
         }
+    }
+
+    /// The rest of a layer, and where its experts' tokens went.
+    fn end_layer(
+        &self,
+        layer: &Layer<D>,
+        begun: Begun<D>,
+        batch: &RankBatch<'_>,
+    ) -> DeviceResult<(D::Tensor, Option<D::Routing>)> {
+        let (residual, normed, routing, gathered) = match begun {
+            Begun::Done(y) => return Ok((y, None)),
+            Begun::Routed {
+                residual,
+                normed,
+                routing,
+                gathered,
+            } => (residual, normed, routing, gathered),
+        };
+        let Ffn::Experts(experts) = &layer.ffn else {
+            unreachable!("only experts are routed to")
+        };
+        let x = normed.as_ref().unwrap_or(&residual);
+        let mut y = self.run_experts(experts, x, &routing, gathered, batch)?;
+        let bias = experts.shared_bias.as_ref();
+        (self.device).add(&mut y, &residual, bias, self.ffn_norm(layer))?;
+        Ok((y, Some(routing)))
+    }
+
+    /// What an FFN's result is normalised by.
+    fn ffn_norm<'a>(&self, layer: &'a Layer<D>) -> Option<&'a Norm<D::Vector>> {
+        (self.spec.norm_order == NormOrder::Post).then_some(&layer.ffn_norm)
     }
 
     /// `residual + attention(x)`, normalised if asked.
@@ -246,66 +389,54 @@ impl<D: Device> Encoder<D> {
             .linear(&heads, weight, bias, plain, Some(residual), norm)
     }
 
-    /// `residual + ffn(x)`, normalised if asked.
-    fn ffn(
-        &self,
-        ffn: &Ffn<D>,
-        x: &D::Tensor,
-        residual: &D::Tensor,
-        norm: Option<&Norm<D::Vector>>,
-        batch: &RankBatch<'_>,
-    ) -> DeviceResult<(D::Tensor, Option<D::Routing>)> {
-        match ffn {
-            Ffn::Dense {
-                up,
-                gate,
-                down,
-                activation,
-            } => {
-                let ffn = DenseFfn {
-                    up: up.weights(),
-                    gate: gate.as_ref().map(Linear::weights),
-                    activation: *activation,
-                    down: down.weights(),
-                };
-                Ok((self.device.ffn(x, &ffn, residual, norm)?, None))
-            }
-            Ffn::Experts(layer) => {
-                let (mut y, routing) = self.expert_layer(layer, x, batch)?;
-                let bias = layer.shared_bias.as_ref();
-                self.device.add(&mut y, residual, bias, norm)?;
-                Ok((y, Some(routing)))
-            }
-        }
-    }
-
-    /// Route, gather, run this rank's slices for all tokens, and return the sums to the owners.
-    fn expert_layer(
+    /// Where tokens go, and where experts are shared, all ranks' tokens.
+    fn route(
         &self,
         layer: &ExpertLayer<D>,
         x: &D::Tensor,
         batch: &RankBatch<'_>,
-    ) -> DeviceResult<(D::Tensor, D::Routing)> {
+    ) -> DeviceResult<(D::Routing, Option<Gathered<D>>)> {
         let device = &self.device;
         let mut routing = device.route(x, &layer.router, layer.rule)?;
         if let Some(capacity) = self.sequence_capacity {
             device.limit_capacity(&mut routing, batch.cu_seqlens, capacity, true)?;
         }
-        let y = if self.plan.strategy.communicates() {
-            let n_rows = batch.n_tokens_per_rank;
-            let all = device.all_gather(x, n_rows)?;
-            let mut all_routing = device.all_gather_routing(&routing, n_rows)?;
-            self.limit_batch(layer, &mut all_routing, n_rows.iter().sum())?;
-            let partial = device.expert_ffn(&all, &all_routing, &layer.experts)?;
-            device.recycle(all_routing);
-            device.reduce_scatter(&partial, n_rows)?
-        } else {
-            device.expert_ffn(x, &routing, &layer.experts)?
+        if !self.plan.strategy.communicates() {
+            return Ok((routing, None));
+        }
+        let n_rows = batch.n_tokens_per_rank;
+        let rows = device.all_gather(x, n_rows)?;
+        let mut all_routing = device.all_gather_routing(&routing, n_rows)?;
+        self.limit_batch(layer, &mut all_routing, n_rows.iter().sum())?;
+        let gathered = Gathered {
+            rows,
+            routing: all_routing,
+        };
+        Ok((routing, Some(gathered)))
+    }
+
+    /// Runs this rank's slices for all tokens, and returns the sums to the owners.
+    fn run_experts(
+        &self,
+        layer: &ExpertLayer<D>,
+        x: &D::Tensor,
+        routing: &D::Routing,
+        gathered: Option<Gathered<D>>,
+        batch: &RankBatch<'_>,
+    ) -> DeviceResult<D::Tensor> {
+        let device = &self.device;
+        let y = match gathered {
+            Some(all) => {
+                let partial = device.expert_ffn(&all.rows, &all.routing, &layer.experts)?;
+                device.recycle(all.routing);
+                device.reduce_scatter(&partial, batch.n_tokens_per_rank)?
+            }
+            None => device.expert_ffn(x, routing, &layer.experts)?,
         };
         if layer.output_scale == 1.0 {
-            return Ok((y, routing));
+            return Ok(y);
         }
-        Ok((device.scale(&y, layer.output_scale)?, routing))
+        device.scale(&y, layer.output_scale)
     }
 
     /// Applies the strategy's capacity to the whole batch. Every rank decides the same; the first

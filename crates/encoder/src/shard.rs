@@ -38,8 +38,11 @@ impl Strategy {
         let Self::Capacity { factor } = self else {
             return None;
         };
-        let even = n_tokens as f64 * top_k as f64 / n_experts.max(1) as f64;
-        Some((f64::from(factor) * even).ceil() as usize)
+        // As it was written: the f32 of 1.2 is a bit more, which could be a whole slot more.
+        let factor = (factor.to_string().parse()).unwrap_or_else(|_| f64::from(factor));
+        let slots: f64 = factor * n_tokens as f64 * top_k as f64 / n_experts.max(1) as f64;
+        // Less what rounding to f64s may have added.
+        Some((slots * (1.0 - 4.0 * f64::EPSILON)).ceil() as usize)
     }
 }
 
@@ -320,5 +323,18 @@ mod tests {
         assert_eq!(capacity(1.0), Some(25));
         assert_eq!(capacity(1.25), Some(32));
         assert_eq!(Strategy::Sharded.batch_capacity(100, 2, 8), None);
+        // Neither f32 nor f64 has these factors.
+        for (factor, (n_tokens, n_experts), slots) in [
+            (1.2, (10, 4), 3),
+            (1.2, (10, 3), 4),
+            (1.1, (30, 3), 11),
+            (0.07, (100, 1), 7),
+            (0.07, (101, 1), 8),
+            (1.001, (256_001, 256), 1002),
+            (1.7, (1 << 30, 1 << 10), 1_782_580),
+        ] {
+            let capacity = Strategy::Capacity { factor }.batch_capacity(n_tokens, 1, n_experts);
+            assert_eq!(capacity, Some(slots), "{factor} · {n_tokens} / {n_experts}");
+        }
     }
 }

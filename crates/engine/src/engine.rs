@@ -14,13 +14,13 @@ use moeshard_encoder::spec::EncoderSpec;
 use moeshard_tensor::collective::{Collective, CollectiveError, Solo, in_process};
 use moeshard_tensor::device::{DeviceError, DeviceStats};
 
-use crate::placement::place;
-use crate::processes::{self, Crew};
-use crate::rank::{DeviceMaker, Rank, RankJob, RankSetUp, start};
+use crate::placement::{micro_batches, place};
+use crate::processes::{self, Crew, is_hearsay};
+use crate::rank::{DeviceMaker, MicroBatch, Rank, RankSetUp, start};
 
 /// The longest that a rank waits for the others in one collective. Ranks of one process wait for
 /// each other's arithmetic only; a rank that dies is noticed at once, whatever this is.
-const DEADLINE: Duration = Duration::from_secs(600);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(600);
 
 /// Each rank is a thread with a copy of everything but the experts.
 const MAX_RANKS: usize = 64;
@@ -34,9 +34,31 @@ pub struct Layout {
     pub strategy: Strategy,
     /// Limit of an expert's tokens from one sequence.
     pub sequence_capacity: Option<usize>,
+    /// When a batch is run as two micro-batches, so that a device that can hides the exchanges of one under the other's
+    /// compute. A capacity of the whole batch keeps it whole.
+    pub overlap: Option<Overlap>,
+}
+
+/// Which batches are run as two micro-batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overlap {
+    /// Those of so many tokens or more.
+    pub n_tokens: usize,
+    /// Only where a device has streams beside each other: elsewhere nothing is hidden.
+    pub needs_streams: bool,
 }
 
 impl Layout {
+    /// Whether a batch of so many tokens is run as micro-batches, on devices with so many streams.
+    fn splits(&self, n_tokens: usize, n_streams: usize) -> bool {
+        let is_limited = matches!(self.strategy, Strategy::Capacity { .. });
+        let can_gain = self.strategy.communicates() && self.n_ranks > 1 && !is_limited;
+        let wants = |overlap: Overlap| {
+            n_tokens >= overlap.n_tokens && (n_streams > 1 || !overlap.needs_streams)
+        };
+        can_gain && self.overlap.is_some_and(wants)
+    }
+
     pub(crate) fn plan(&self, rank: usize) -> ShardPlan {
         ShardPlan {
             strategy: self.strategy,
@@ -76,6 +98,7 @@ pub enum StartError {
 /// A model on ranks.
 pub struct RankEngine {
     spec: EncoderSpec,
+    layout: Layout,
     ranks: Mutex<Vec<Rank>>,
     /// Apart from the ranks, which are locked while they work.
     stats: Vec<Arc<Mutex<DeviceStats>>>,
@@ -134,12 +157,13 @@ impl RankEngine {
                 start(set_up, channel())
             })
             .collect::<Result<Vec<_>, _>>()?;
-        Self::of_ranks(model, ranks, None)
+        Self::of_ranks(model, layout, ranks, None)
     }
 
     /// Waits until all ranks have loaded.
     pub(crate) fn of_ranks(
         model: &Model,
+        layout: Layout,
         ranks: Vec<Rank>,
         crew: Option<Arc<Crew>>,
     ) -> Result<Self, StartError> {
@@ -153,7 +177,12 @@ impl RankEngine {
                     return Err(match &crew {
                         None => error,
                         Some(crew) => {
-                            StartError::Processes(crew.fail(&format!("rank {rank}: {error}")))
+                            let reason = format!("rank {rank}: {error}");
+                            let by_hearsay = matches!(&error, StartError::Rank(e) if is_hearsay(e));
+                            StartError::Processes(match by_hearsay {
+                                true => crew.fail_by_hearsay(&reason),
+                                false => crew.fail(&reason),
+                            })
                         }
                     });
                 }
@@ -162,6 +191,7 @@ impl RankEngine {
         let stats = ranks.iter().map(|r| Arc::clone(&r.stats)).collect();
         Ok(Self {
             spec: model.spec.clone(),
+            layout,
             ranks: Mutex::new(ranks),
             stats,
             n_tokens: AtomicU64::new(0),
@@ -224,14 +254,16 @@ impl RankEngine {
     /// Sends each rank its sequences and waits for all of them.
     fn run_on(&self, ranks: &[Rank], batch: &PackedBatch) -> Result<Vec<Vec<f32>>, EngineError> {
         let lengths: Vec<_> = batch.cu_seqlens.windows(2).map(|w| w[1] - w[0]).collect();
-        let placed = place(&lengths, ranks.len());
-        let n_tokens_per_rank: Arc<[usize]> = placed
-            .iter()
-            .map(|seqs| seqs.iter().map(|&s| lengths[s]).sum())
-            .collect();
+        // All ranks have devices of a kind.
+        let n_streams = ranks.first().map_or(1, Rank::n_streams);
+        let splits = self.layout.splits(batch.ids.len(), n_streams);
+        let placed = micro_batches(&lengths, place(&lengths, ranks.len()), splits);
+        let counts = tokens_per_rank(&lengths, &placed);
         let mut failures = Vec::new();
         for (rank, (r, seqs)) in ranks.iter().zip(&placed).enumerate() {
-            let job = rank_job(batch, seqs, Arc::clone(&n_tokens_per_rank));
+            let job = (seqs.iter().zip(&counts))
+                .map(|(seqs, counts)| micro_batch(batch, seqs, Arc::clone(counts)))
+                .collect();
             if !r.jobs.send(job) {
                 failures.push((rank, None));
             }
@@ -240,7 +272,7 @@ impl RankEngine {
         for (rank, (r, seqs)) in ranks.iter().zip(&placed).enumerate() {
             match r.answers.recv() {
                 Ok(Ok(answers)) => {
-                    for (&seq, row) in seqs.iter().zip(answers) {
+                    for (&seq, row) in seqs.iter().flatten().zip(answers) {
                         rows[seq] = row;
                     }
                 }
@@ -249,7 +281,12 @@ impl RankEngine {
             }
             if let (Some(crew), Some(failure)) = (&self.crew, failures.last()) {
                 // The others may wait for this rank for ever: nobody waits for them.
-                crew.fail(&reason_of(failure));
+                match failure {
+                    (_, Some(error)) if is_hearsay(error) => {
+                        crew.fail_by_hearsay(&reason_of(failure))
+                    }
+                    _ => crew.fail(&reason_of(failure)),
+                };
             }
         }
         match cause(failures) {
@@ -263,10 +300,9 @@ impl RankEngine {
 
     /// That no pass has failed and no rank is gone.
     fn check_health(&self) -> Result<(), EngineError> {
-        match (self.failure.get(), &self.crew) {
-            (None, _) => Ok(()),
-            (Some(reason), None) => Err(EngineError::Failed(reason.clone())),
-            (Some(reason), Some(_)) => Err(EngineError::Lost(reason.clone())),
+        match self.failure.get() {
+            None => Ok(()),
+            Some(reason) => Err(EngineError::Failed(reason.clone())),
         }
     }
 }
@@ -342,21 +378,29 @@ fn collectives(n_ranks: usize) -> Vec<Box<dyn Collective>> {
         .collect()
 }
 
+/// Of each micro-batch, the tokens of every rank.
+fn tokens_per_rank(lengths: &[usize], placed: &[Vec<Vec<usize>>]) -> Vec<Arc<[usize]>> {
+    let n_tokens = |seqs: &[usize]| seqs.iter().map(|&seq| lengths[seq]).sum();
+    let of_micro = |i: usize| placed.iter().map(|micro| n_tokens(&micro[i])).collect();
+    let n_micro = placed.first().map_or(0, Vec::len);
+    (0..n_micro).map(of_micro).collect()
+}
+
 /// The sequences `seqs` of `batch`, packed for one rank.
-fn rank_job(batch: &PackedBatch, seqs: &[usize], n_tokens_per_rank: Arc<[usize]>) -> RankJob {
-    let mut job = RankJob {
+fn micro_batch(batch: &PackedBatch, seqs: &[usize], n_tokens_per_rank: Arc<[usize]>) -> MicroBatch {
+    let mut micro = MicroBatch {
         cu_seqlens: vec![0],
         n_tokens_per_rank,
-        ..RankJob::default()
+        ..MicroBatch::default()
     };
     for &seq in seqs {
         let tokens = batch.cu_seqlens[seq]..batch.cu_seqlens[seq + 1];
-        job.ids.extend_from_slice(&batch.ids[tokens.clone()]);
-        job.type_ids.extend_from_slice(&batch.type_ids[tokens]);
-        job.cu_seqlens.push(job.ids.len());
-        job.tasks.push(batch.tasks[seq]);
+        micro.ids.extend_from_slice(&batch.ids[tokens.clone()]);
+        micro.type_ids.extend_from_slice(&batch.type_ids[tokens]);
+        micro.cu_seqlens.push(micro.ids.len());
+        micro.tasks.push(batch.tasks[seq]);
     }
-    job
+    micro
 }
 
 #[cfg(test)]

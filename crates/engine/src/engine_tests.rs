@@ -1,17 +1,16 @@
 //! Ranks that fail, batches that do not fit, and devices of every rank.
 
 use std::cell::Cell;
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Instant;
 
-use moeshard_tensor::cpu::{CpuDevice, Isa};
+use moeshard_tensor::cpu::CpuDevice;
 use moeshard_tensor::dtype::DType;
 use moeshard_tensor::timed::Timed;
 
 use super::*;
-use crate::cpu::CpuRanks;
+use crate::testing::{cpu, layout, model, told};
 
 /// How a rank ends.
 #[derive(Clone, Copy, Debug)]
@@ -93,32 +92,6 @@ fn breaking(n_ranks: usize, broken: usize, n_left: usize, how: End) -> RankEngin
     });
     let engine = RankEngine::start_over(&model(), layout(n_ranks), cpu(), ends.collect(), &told());
     engine.expect("it loads")
-}
-
-fn model() -> Arc<Model> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/nomic_moe");
-    Arc::new(Model::open(&folder).expect("nomic_moe"))
-}
-
-fn layout(n_ranks: usize) -> Layout {
-    Layout {
-        n_ranks,
-        strategy: Strategy::Sharded,
-        sequence_capacity: None,
-    }
-}
-
-fn cpu() -> CpuRanks {
-    CpuRanks {
-        dtype: DType::F32,
-        n_threads: 3,
-        binds_threads: false,
-        isa: Isa::detect(),
-    }
-}
-
-fn told() -> Arc<dyn Fn(u64) + Send + Sync> {
-    Arc::new(|_| {})
 }
 
 fn batch() -> PackedBatch {
@@ -344,4 +317,66 @@ fn impossible_layouts_are_refused_before_loading() {
         "65 ranks in one process, expected at most 64"
     );
     assert!(!has_read.load(Ordering::Relaxed));
+}
+
+fn overlap(n_tokens: usize) -> Overlap {
+    Overlap {
+        n_tokens,
+        needs_streams: false,
+    }
+}
+
+#[test]
+fn micro_batches_have_the_bits_of_the_whole_batch() {
+    let lengths = [7, 1, 12, 3, 5, 2, 9, 4, 6];
+    let mut batch = PackedBatch {
+        cu_seqlens: vec![0],
+        ..PackedBatch::default()
+    };
+    for n in lengths {
+        batch.ids.extend((0..n).map(|i| (i * n) as u32 % 11));
+        batch.cu_seqlens.push(batch.ids.len());
+        batch.tasks.push(Task::Embed {
+            normalize: false,
+            dimensions: Some(n),
+        });
+    }
+    batch.type_ids = vec![0; batch.ids.len()];
+    for n_ranks in 1..=4 {
+        for strategy in [Strategy::Sharded, Strategy::Parallel] {
+            let rows = |n_tokens: Option<usize>| {
+                let layout = Layout {
+                    strategy,
+                    overlap: n_tokens.map(overlap),
+                    ..layout(n_ranks)
+                };
+                assert_eq!(
+                    layout.splits(batch.ids.len(), 1),
+                    n_ranks > 1 && n_tokens == Some(batch.ids.len())
+                );
+                let engine = RankEngine::start(&model(), layout, cpu(), &told());
+                engine.expect("it loads").run(&batch).expect("rows")
+            };
+            let n = batch.ids.len();
+            let whole = rows(None);
+            let widths: Vec<_> = whole.iter().map(Vec::len).collect();
+            assert_eq!(widths, lengths);
+            assert_eq!(rows(Some(n)), whole, "{n_ranks} ranks");
+            assert_eq!(rows(Some(n + 1)), whole, "{n_ranks} ranks");
+        }
+    }
+    let limited = Layout {
+        strategy: Strategy::Capacity { factor: 1.5 },
+        overlap: Some(overlap(1)),
+        ..layout(2)
+    };
+    assert!(!limited.splits(100, 2));
+    let needs_streams = Layout {
+        overlap: Some(Overlap {
+            needs_streams: true,
+            ..overlap(1)
+        }),
+        ..layout(2)
+    };
+    assert!(needs_streams.splits(100, 2) && !needs_streams.splits(100, 1));
 }

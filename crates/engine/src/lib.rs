@@ -12,7 +12,9 @@ pub mod output;
 pub mod placement;
 pub mod processes;
 mod rank;
+#[cfg(test)]
+mod testing;
 
 pub use cpu::CpuRanks;
-pub use engine::{Layout, RankEngine, StartError};
+pub use engine::{Layout, Overlap, RankEngine, StartError};
 pub use rank::DeviceMaker;

@@ -25,6 +25,38 @@ pub fn place(lengths: &[usize], world_size: usize) -> Vec<Vec<usize>> {
     placed
 }
 
+/// Micro-batches of a batch whose exchanges one another's compute is to hide.
+const N_MICRO: usize = 2;
+
+/// Each rank's sequences of each micro-batch, the same number of micro-batches on every rank: two if `splits` and there is
+/// enough for a second one, one otherwise.
+///
+/// Every rank's part is split evenly, so that all ranks are as busy in each as in all.
+pub fn micro_batches(
+    lengths: &[usize],
+    placed: Vec<Vec<usize>>,
+    splits: bool,
+) -> Vec<Vec<Vec<usize>>> {
+    let whole = |placed: Vec<Vec<usize>>| placed.into_iter().map(|seqs| vec![seqs]).collect();
+    if !splits {
+        return whole(placed);
+    }
+    let halves = |seqs: &Vec<usize>| -> Vec<Vec<usize>> {
+        let of_rank: Vec<_> = seqs.iter().map(|&seq| lengths[seq]).collect();
+        let to_batch = |half: Vec<usize>| half.into_iter().map(|i| seqs[i]).collect();
+        let halves = place(&of_rank, N_MICRO);
+        halves.into_iter().map(to_batch).collect()
+    };
+    let split: Vec<_> = placed.iter().map(halves).collect();
+    // A rank's one long sequence is in the first: too many of these, and the second is not worth its launches.
+    let n_tokens = |seqs: &[usize]| -> usize { seqs.iter().map(|&seq| lengths[seq]).sum() };
+    let n_second: usize = split.iter().map(|halves| n_tokens(&halves[1])).sum();
+    match 3 * n_second >= lengths.iter().sum() {
+        true => split,
+        false => whole(placed),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,5 +87,33 @@ mod tests {
     fn fewer_sequences_than_ranks_leave_ranks_empty() {
         assert_eq!(place(&[5], 3), [vec![0], vec![], vec![]]);
         assert_eq!(place(&[], 2), [Vec::<usize>::new(), vec![]]);
+    }
+
+    #[test]
+    fn micro_batches_are_even_on_every_rank() {
+        let lengths: Vec<usize> = (0..40).map(|i| 20 + i * 7 % 90).collect();
+        for world_size in 1..=4 {
+            let placed = place(&lengths, world_size);
+            let split = micro_batches(&lengths, placed.clone(), true);
+            for (halves, seqs) in split.iter().zip(&placed) {
+                assert_eq!(halves.len(), 2);
+                let mut all = halves.concat();
+                all.sort_unstable();
+                assert_eq!(&all, seqs);
+                let [first, second] = [0, 1].map(|i| tokens(&lengths, &halves[i]));
+                assert!(first.abs_diff(second) <= 110, "{first} and {second}");
+            }
+            let whole = micro_batches(&lengths, placed.clone(), false);
+            assert_eq!(whole.concat(), placed);
+        }
+    }
+
+    #[test]
+    fn one_long_sequence_a_rank_is_not_split() {
+        let lengths = [500, 500, 10];
+        let placed = place(&lengths, 2);
+        let whole = micro_batches(&lengths, placed.clone(), true);
+        assert_eq!(whole.concat(), placed);
+        assert_eq!(micro_batches(&[], vec![vec![], vec![]], true)[0].len(), 2);
     }
 }

@@ -1,5 +1,6 @@
 //! One rank: a thread that owns a device and its part of the model.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -16,9 +17,12 @@ use moeshard_tensor::device::{Device, DeviceError, DeviceStats, Pooling};
 use crate::output::finish;
 use crate::processes::{Link, Message};
 
-/// One rank's share of a batch.
+/// One rank's share of a batch: its micro-batches, as many as every rank has.
+pub(crate) type RankJob = Vec<MicroBatch>;
+
+/// Some of a rank's sequences.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct RankJob {
+pub(crate) struct MicroBatch {
     pub(crate) ids: Vec<u32>,
     pub(crate) type_ids: Vec<u32>,
     /// `[n_seqs + 1]`
@@ -29,7 +33,7 @@ pub(crate) struct RankJob {
     pub(crate) n_tokens_per_rank: Arc<[usize]>,
 }
 
-/// One row per sequence of the job.
+/// One row per sequence of the job, micro-batch after micro-batch.
 pub(crate) type RankAnswer = Result<Vec<Vec<f32>>, EncoderError>;
 
 /// Makes the device of each rank.
@@ -59,8 +63,17 @@ pub(crate) struct Rank {
     pub(crate) answers: Receiver<RankAnswer>,
     /// What the device had counted when it last answered.
     pub(crate) stats: Arc<Mutex<DeviceStats>>,
+    /// Of the device, once it has loaded; 0 of another process'.
+    pub(crate) n_streams: Arc<AtomicUsize>,
     /// `None` if it is another process'.
     pub(crate) thread: Option<JoinHandle<()>>,
+}
+
+impl Rank {
+    /// Streams of its device.
+    pub(crate) fn n_streams(&self) -> usize {
+        self.n_streams.load(Ordering::Relaxed)
+    }
 }
 
 /// Where a rank's jobs go.
@@ -99,17 +112,19 @@ pub(crate) fn start<M: DeviceMaker>(
 ) -> Result<Rank, EncoderError> {
     let (jobs, job_queue) = channel();
     let stats = Arc::new(Mutex::default());
+    let n_streams = Arc::new(AtomicUsize::new(1));
     let thread = std::thread::Builder::new()
         .name(format!("rank-{}", set_up.plan.rank))
         .spawn({
-            let stats = Arc::clone(&stats);
-            move || run(set_up, &job_queue, &answer_queue, &stats)
+            let (stats, n_streams) = (Arc::clone(&stats), Arc::clone(&n_streams));
+            move || run(set_up, &job_queue, &answer_queue, (&stats, &n_streams))
         })
         .map_err(|e| DeviceError::SetUp(e.to_string()))?;
     Ok(Rank {
         jobs: Jobs::Thread(jobs),
         answers,
         stats,
+        n_streams,
         thread: Some(thread),
     })
 }
@@ -119,7 +134,7 @@ fn run<M: DeviceMaker>(
     set_up: RankSetUp<M>,
     jobs: &Receiver<RankJob>,
     answers: &Sender<RankAnswer>,
-    stats: &Mutex<DeviceStats>,
+    (stats, n_streams): (&Mutex<DeviceStats>, &AtomicUsize),
 ) {
     let pooling = set_up.model.settings.pooling;
     let encoder = match load(set_up, answers) {
@@ -135,6 +150,7 @@ fn run<M: DeviceMaker>(
         *stats.lock().unwrap_or_else(PoisonError::into_inner) = encoder.device().stats();
     };
     publish();
+    n_streams.store(encoder.device().n_streams(), Ordering::Relaxed);
     if answers.send(Ok(Vec::new())).is_err() {
         return;
     }
@@ -178,38 +194,82 @@ fn load<M: DeviceMaker>(
 }
 
 fn answer<D: Device>(encoder: &Encoder<D>, pooling: Pooling, job: &RankJob) -> RankAnswer {
-    let batch = RankBatch {
-        ids: &job.ids,
-        type_ids: &job.type_ids,
-        cu_seqlens: &job.cu_seqlens,
-        n_tokens_per_rank: &job.n_tokens_per_rank,
-    };
-    let hidden = encoder.forward(&batch)?;
-    let wants = |f: fn(&Task) -> bool| job.tasks.iter().any(f);
-    // A rank without sequences asks as well, for nothing: a device may do its part only when it is asked.
-    let pooled = match wants(|t| matches!(t, Task::Embed { .. })) || job.tasks.is_empty() {
-        true => Some(encoder.pool(&hidden, &job.cu_seqlens, pooling)?),
-        false => None,
-    };
-    let logits = match wants(|t| matches!(t, Task::Classify { .. })) {
-        true => Some(encoder.logits(&hidden, &job.cu_seqlens, pooling)?),
-        false => None,
-    };
-    let head = encoder.spec().head.as_ref();
-    let problem_type = head.map_or(ProblemType::Regression, |h| h.problem_type);
-    let n_labels = head.map_or(0, |h| h.out.n_out);
-    let row = |rows: &Option<Vec<f32>>, seq: usize, n: usize| {
-        rows.as_ref()
-            .map(|rows| rows[seq * n..(seq + 1) * n].to_vec())
-    };
-    Ok(job
-        .tasks
-        .iter()
-        .enumerate()
-        .map(|(seq, &task)| {
-            let pooled = row(&pooled, seq, encoder.spec().d_model);
-            let logits = row(&logits, seq, n_labels);
-            finish(task, pooled.as_deref(), logits.as_deref(), problem_type)
+    let device = encoder.device();
+    let batches: Vec<_> = job.iter().map(MicroBatch::as_batch).collect();
+    let hidden = encoder.forward_in_turns(&batches)?;
+    let wanted = (job.iter().zip(&hidden).enumerate())
+        .map(|(i, (micro, hidden))| {
+            device.enter_stream(i);
+            Wanted::ask(encoder, pooling, micro, hidden)
         })
-        .collect())
+        // All is asked for before something is waited for.
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut rows = Vec::new();
+    for (micro, wanted) in job.iter().zip(&wanted) {
+        rows.extend(wanted.rows(encoder, &micro.tasks)?);
+    }
+    Ok(rows)
+}
+
+impl MicroBatch {
+    fn as_batch(&self) -> RankBatch<'_> {
+        RankBatch {
+            ids: &self.ids,
+            type_ids: &self.type_ids,
+            cu_seqlens: &self.cu_seqlens,
+            n_tokens_per_rank: &self.n_tokens_per_rank,
+        }
+    }
+}
+
+/// What a micro-batch's tasks are answered from.
+struct Wanted<T> {
+    /// `[n_seqs, d_model]`
+    pooled: Option<T>,
+    /// `[n_seqs, n_labels]`
+    logits: Option<T>,
+}
+
+impl<T> Wanted<T> {
+    fn ask<D: Device<Tensor = T>>(
+        encoder: &Encoder<D>,
+        pooling: Pooling,
+        micro: &MicroBatch,
+        hidden: &T,
+    ) -> Result<Self, EncoderError> {
+        let MicroBatch {
+            tasks, cu_seqlens, ..
+        } = micro;
+        let wants = |f: fn(&Task) -> bool| tasks.iter().any(f);
+        // A rank without sequences asks as well, for nothing: a device may do its part only when it is asked.
+        let pooled = match wants(|t| matches!(t, Task::Embed { .. })) || tasks.is_empty() {
+            true => Some(encoder.device().pool(hidden, cu_seqlens, pooling)?),
+            false => None,
+        };
+        let logits = match wants(|t| matches!(t, Task::Classify { .. })) {
+            true => Some(encoder.classify(hidden, cu_seqlens, pooling)?),
+            false => None,
+        };
+        Ok(Self { pooled, logits })
+    }
+
+    /// One row per task.
+    fn rows<D: Device<Tensor = T>>(&self, encoder: &Encoder<D>, tasks: &[Task]) -> RankAnswer {
+        let to_host = |x: &Option<T>| x.as_ref().map(|x| encoder.device().to_host(x)).transpose();
+        let (pooled, logits) = (to_host(&self.pooled)?, to_host(&self.logits)?);
+        let head = encoder.spec().head.as_ref();
+        let problem_type = head.map_or(ProblemType::Regression, |h| h.problem_type);
+        let n_labels = head.map_or(0, |h| h.out.n_out);
+        let row = |rows: &Option<Vec<f32>>, seq: usize, n: usize| {
+            rows.as_ref()
+                .map(|rows| rows[seq * n..(seq + 1) * n].to_vec())
+        };
+        Ok((tasks.iter().enumerate())
+            .map(|(seq, &task)| {
+                let pooled = row(&pooled, seq, encoder.spec().d_model);
+                let logits = row(&logits, seq, n_labels);
+                finish(task, pooled.as_deref(), logits.as_deref(), problem_type)
+            })
+            .collect())
+    }
 }

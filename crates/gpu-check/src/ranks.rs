@@ -12,7 +12,7 @@ use moeshard_encoder::forward::{Encoder, RankBatch};
 use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::{ShardPlan, Strategy};
 use moeshard_tensor::collective::{Collective, Solo, in_process};
-use moeshard_tensor::device::{Device, Pooling, Result as DeviceResult};
+use moeshard_tensor::device::{Device, Pooling, Result as DeviceResult, Routing as HostRouting};
 use moeshard_tensor::dtype::DType;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
@@ -22,7 +22,13 @@ use crate::report::{Failure, Report, Row, Suite};
 use crate::scale::Scale;
 use crate::timing::median;
 
-const STRATEGIES: [Strategy; 3] = [Strategy::Sharded, Strategy::Parallel, Strategy::Replicated];
+/// Layouts, and in how many micro-batches a pass is run.
+const CASES: [(Strategy, usize); 4] = [
+    (Strategy::Sharded, 1),
+    (Strategy::Sharded, 2),
+    (Strategy::Parallel, 1),
+    (Strategy::Replicated, 1),
+];
 /// The longest that a rank waits for the others.
 const DEADLINE: Duration = Duration::from_secs(60);
 const N_WARM_UP: usize = 3;
@@ -69,57 +75,52 @@ pub(crate) fn run<R: Driver>(
         let name = format!("{}, {batch} × {length} tokens, {name}", shape.name);
         Row::new(name, time).tokens((batch * length) as f64)
     };
-    let (expected, alone) = work.run(open, (1, Via::Peers), Strategy::Sharded)?;
+    let (expected, alone) = work.run(open, (1, Via::Peers), CASES[0])?;
     report.row(row("1 rank", alone));
     for place in places {
-        let Place {
-            n_ranks,
-            via,
-            name,
-            is_apart,
-        } = *place;
-        let mut suite = Suite::new(&format!("{dtype}, {name}, cosines to one rank"));
-        let strategies = if n_ranks == 1 {
-            &STRATEGIES[..1]
-        } else {
-            &STRATEGIES
-        };
-        for &strategy in strategies {
-            suite.n_cases += 1;
-            let (found, time) = match work.run(open, (n_ranks, via), strategy) {
-                Ok(run) => run,
-                Err(error) => {
-                    let case = format!("{}, {strategy}", shape.name);
-                    let reason = format!("{error:#}");
-                    suite.failures.push(Failure { case, reason });
-                    continue;
-                }
-            };
-            let cosine = mean_cosine(&found, &expected);
-            if cosine.is_nan() || cosine < LEAST_COSINE {
-                let case = format!("{}, {strategy}", shape.name);
-                let reason = format!("expected at least {LEAST_COSINE}, found {cosine}");
-                suite.failures.push(Failure { case, reason });
-            }
-            if strategy == Strategy::Sharded {
-                report.row(row(name, time));
-            }
-        }
-        let has_failed = !suite.failures.is_empty();
+        let (suite, times) = work.check(open, shape.name, place, &expected);
+        let is_passed = suite.failures.is_empty();
         report.suites.push(suite);
-        if n_ranks == 1 || has_failed {
-            continue;
+        let [whole, halves] = times;
+        if let Some(time) = whole {
+            report.row(row(place.name, time));
         }
-        let (few, all) = exchange(open, dtype, (n_ranks, via), scale)?;
-        let n_rows = (n_ranks - 1) * scale.n_tokens.div_ceil(n_ranks);
-        let n_bytes = (n_rows * scale.d_model * dtype.size()) as f64;
-        report.row(Row::new(format!("gathering, {name}, a row each"), few));
-        report.row(Row::new(format!("gathering, {name}"), all).bytes(n_bytes));
-        // What `serve` would use where it can.
-        if is_apart && via == Via::Peers && all > few {
-            report.meet_seconds = Some(few.as_secs_f64());
-            report.exchanged_bytes = Some(n_bytes / (all - few).as_secs_f64());
+        if place.n_ranks > 1 && is_passed {
+            let exchanges = work.exchanges(open, place, scale)?;
+            report.row(row(
+                &format!("{}, its exchanges alone", place.name),
+                exchanges,
+            ));
+            if let (Some(whole), Some(time)) = (whole, halves) {
+                let halves = row(&format!("{}, in two halves", place.name), time);
+                report.row(halves.hides(whole, exchanges));
+            }
+            measure_exchange(open, dtype, place, scale, report)?;
         }
+    }
+    Ok(())
+}
+
+/// How fast rows travel at a place.
+fn measure_exchange<R: Driver>(
+    open: &(impl Fn(usize) -> DeviceResult<R> + Sync),
+    dtype: DType,
+    place: &Place<'_>,
+    scale: &Scale,
+    report: &mut Report,
+) -> Result<()> {
+    let &Place {
+        n_ranks, via, name, ..
+    } = place;
+    let (few, all) = exchange(open, dtype, (n_ranks, via), scale)?;
+    let n_rows = (n_ranks - 1) * scale.n_tokens.div_ceil(n_ranks);
+    let n_bytes = (n_rows * scale.d_model * dtype.size()) as f64;
+    report.row(Row::new(format!("gathering, {name}, a row each"), few));
+    report.row(Row::new(format!("gathering, {name}"), all).bytes(n_bytes));
+    // What `serve` would use where it can.
+    if place.is_apart && via == Via::Peers && all > few {
+        report.meet_seconds = Some(few.as_secs_f64());
+        report.exchanged_bytes = Some(n_bytes / (all - few).as_secs_f64());
     }
     Ok(())
 }
@@ -134,17 +135,54 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// Whether the ranks of a place give what one rank gives, by every strategy; and the times of a pass of
+    /// sharded ones, whole and in two halves, if there were any.
+    fn check<R: Driver>(
+        &self,
+        open: &(impl Fn(usize) -> DeviceResult<R> + Sync),
+        model: &str,
+        place: &Place<'_>,
+        expected: &[Vec<f32>],
+    ) -> (Suite, [Option<Duration>; 2]) {
+        let mut suite = Suite::new(&format!(
+            "{}, {}, cosines to one rank",
+            self.dtype, place.name
+        ));
+        let mut sharded = [None; 2];
+        let cases = match place.n_ranks {
+            1 => &CASES[..1],
+            _ => &CASES,
+        };
+        for &(strategy, n_micro) in cases {
+            suite.n_cases += 1;
+            let failure = match self.run(open, (place.n_ranks, place.via), (strategy, n_micro)) {
+                Ok((found, time)) => {
+                    if strategy == Strategy::Sharded {
+                        sharded[n_micro - 1] = Some(time);
+                    }
+                    let cosine = mean_cosine(&found, expected);
+                    let is_alike = cosine >= LEAST_COSINE;
+                    (!is_alike).then(|| format!("expected at least {LEAST_COSINE}, found {cosine}"))
+                }
+                Err(error) => Some(format!("{error:#}")),
+            };
+            suite.failures.extend(failure.map(|reason| Failure {
+                case: format!("{model}, {strategy}, micro-batches: {n_micro}"),
+                reason,
+            }));
+        }
+        (suite, sharded)
+    }
+
     /// The vector of each text, and the median time of a pass.
     fn run<R: Driver>(
         &self,
         open: &(impl Fn(usize) -> DeviceResult<R> + Sync),
         (n_ranks, via): (usize, Via),
-        strategy: Strategy,
+        (strategy, n_micro): (Strategy, usize),
     ) -> Result<(Vec<Vec<f32>>, Duration)> {
         let share = self.texts.len().div_ceil(n_ranks);
-        let counts: Vec<usize> = (0..n_ranks)
-            .map(|rank| self.of_rank(rank, share).len() * self.length)
-            .collect();
+        let counts = self.counts(n_ranks, n_micro);
         let of_ranks = on_ranks(open, self.dtype, (n_ranks, via), |rank, device| {
             let plan = ShardPlan {
                 strategy,
@@ -153,7 +191,8 @@ impl Work<'_> {
             };
             let (spec, checkpoint) = (&self.model.spec, &self.model.checkpoint);
             let encoder = Encoder::load(device, spec, checkpoint, plan, None, &|_| {});
-            self.pass_by_pass(&encoder?, self.of_rank(rank, share), &counts)
+            let micro = split(self.of_rank(rank, share), n_micro);
+            self.pass_by_pass(&encoder?, &micro, &counts)
         })?;
         let mut vectors = Vec::new();
         let mut slowest = vec![Duration::ZERO; self.n_passes - N_WARM_UP];
@@ -171,25 +210,46 @@ impl Work<'_> {
         &self.texts[(rank * share).min(n)..((rank + 1) * share).min(n)]
     }
 
+    /// Tokens of each rank in each micro-batch.
+    fn counts(&self, n_ranks: usize, n_micro: usize) -> Vec<Vec<usize>> {
+        let share = self.texts.len().div_ceil(n_ranks);
+        let of_rank = |rank, i: usize| split(self.of_rank(rank, share), n_micro)[i].len();
+        let of_micro = |i| (0..n_ranks).map(move |rank| of_rank(rank, i) * self.length);
+        (0..n_micro).map(|i| of_micro(i).collect()).collect()
+    }
+
     fn pass_by_pass<R: Driver>(
         &self,
         encoder: &Encoder<CudaDevice<R>>,
-        texts: &[Vec<u32>],
-        counts: &[usize],
+        micro: &[&[Vec<u32>]],
+        counts: &[Vec<usize>],
     ) -> Result<(Vec<Vec<f32>>, Vec<Duration>)> {
-        let ids = texts.concat();
-        let cu_seqlens: Vec<usize> = (0..=texts.len()).map(|i| i * self.length).collect();
-        let batch = RankBatch {
-            ids: &ids,
-            type_ids: &vec![0; ids.len()],
-            cu_seqlens: &cu_seqlens,
-            n_tokens_per_rank: counts,
-        };
+        let ids: Vec<_> = micro.iter().map(|texts| texts.concat()).collect();
+        let starts = |texts: &&[Vec<u32>]| (0..=texts.len()).map(|i| i * self.length).collect();
+        let cu_seqlens: Vec<Vec<usize>> = micro.iter().map(starts).collect();
+        let type_ids = vec![0; self.texts.len() * self.length];
+        let batches: Vec<_> = (0..micro.len())
+            .map(|i| RankBatch {
+                ids: &ids[i],
+                type_ids: &type_ids[..ids[i].len()],
+                cu_seqlens: &cu_seqlens[i],
+                n_tokens_per_rank: &counts[i],
+            })
+            .collect();
+        let device = encoder.device();
         let (mut rows, mut times) = (Vec::new(), Vec::new());
         for pass in 0..self.n_passes {
             let start = Instant::now();
-            let hidden = encoder.forward(&batch)?;
-            rows = encoder.pool(&hidden, &cu_seqlens, Pooling::Mean)?;
+            let hidden = encoder.forward_in_turns(&batches)?;
+            let mut pooled = Vec::new();
+            for (i, hidden) in hidden.iter().enumerate() {
+                device.enter_stream(i);
+                pooled.push(device.pool(hidden, &cu_seqlens[i], Pooling::Mean)?);
+            }
+            rows.clear();
+            for pooled in &pooled {
+                rows.extend(device.to_host(pooled)?);
+            }
             if pass >= N_WARM_UP {
                 times.push(start.elapsed());
             }
@@ -197,6 +257,58 @@ impl Work<'_> {
         let width = encoder.spec().d_model;
         Ok((rows.chunks(width).map(<[f32]>::to_vec).collect(), times))
     }
+
+    /// Time of what ranks exchange in a pass without all else: rows and routings before each layer of experts, sums after
+    /// it.
+    fn exchanges<R: Driver>(
+        &self,
+        open: &(impl Fn(usize) -> DeviceResult<R> + Sync),
+        place: &Place<'_>,
+        scale: &Scale,
+    ) -> Result<Duration> {
+        let spec = &self.model.spec;
+        let (n_ranks, n_layers) = (place.n_ranks, spec.expert_layers().count());
+        let (_, experts) = spec.expert_layers().next().context("no layer of experts")?;
+        let (top_k, n_experts) = (experts.rule.top_k, experts.experts.len());
+        let counts = &self.counts(n_ranks, 1)[0];
+        let of_ranks = on_ranks(open, self.dtype, (n_ranks, place.via), |rank, device| {
+            let n = counts[rank] * spec.d_model;
+            let x = device.rows_from_host(&vec![1.0; n], spec.d_model)?;
+            let choices = counts[rank] * top_k;
+            let routing = HostRouting {
+                top_k,
+                expert_idx: vec![0; choices],
+                gate_weight: vec![1.0; choices],
+            };
+            let routing = device.routing_from_host(&routing, n_experts)?;
+            let mut times = Vec::new();
+            for round in 0..N_WARM_UP + scale.n_rounds {
+                device.wait()?;
+                let start = Instant::now();
+                for _ in 0..n_layers {
+                    let all = device.all_gather(&x, counts)?;
+                    device.all_gather_routing(&routing, counts)?;
+                    device.reduce_scatter(&all, counts)?;
+                }
+                device.start()?;
+                device.wait()?;
+                if round >= N_WARM_UP {
+                    times.push(start.elapsed());
+                }
+            }
+            Ok(median(times))
+        })?;
+        Ok(of_ranks.into_iter().max().unwrap_or_default())
+    }
+}
+
+/// Parts of about as many texts.
+fn split(texts: &[Vec<u32>], n_micro: usize) -> Vec<&[Vec<u32>]> {
+    let share = texts.len().div_ceil(n_micro);
+    let n = texts.len();
+    (0..n_micro)
+        .map(|i| &texts[(i * share).min(n)..((i + 1) * share).min(n)])
+        .collect()
 }
 
 /// Time of gathering one row of each rank, and of gathering a large batch.

@@ -91,6 +91,9 @@ pub(crate) struct Row {
     bytes_per_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens_per_s: Option<f64>,
+    /// Of the time of the exchanges alone, what another half's compute hides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hidden_exchanges: Option<f64>,
 }
 
 impl Row {
@@ -101,6 +104,7 @@ impl Row {
             flops_per_s: None,
             bytes_per_s: None,
             tokens_per_s: None,
+            hidden_exchanges: None,
         }
     }
 
@@ -123,6 +127,14 @@ impl Row {
     /// With so many tokens.
     pub(crate) fn tokens(mut self, n: f64) -> Self {
         self.tokens_per_s = self.rate(n);
+        self
+    }
+
+    /// A pass in two halves, beside the same in one, and its exchanges alone.
+    pub(crate) fn hides(mut self, whole: Duration, exchanges: Duration) -> Self {
+        let saved = 1e3 * whole.as_secs_f64() - self.ms;
+        let all = 1e3 * exchanges.as_secs_f64();
+        self.hidden_exchanges = (all > 0.0).then(|| saved / all);
         self
     }
 }
@@ -231,7 +243,12 @@ impl Row {
                 peak.map(|peak| percent(flops / peak.mma_flops)),
             ),
             (_, Some(bytes), _) => (format!("{:.1} GB/s", bytes / 1e9), None),
-            (.., Some(tokens)) => (format!("{tokens:.0} tokens/s"), None),
+            (.., Some(tokens)) => {
+                let hidden = self.hidden_exchanges.map(percent);
+                let hidden = hidden.map(|share| format!(", {share} of the exchanges hidden"));
+                let rate = format!("{tokens:.0} tokens/s{}", hidden.unwrap_or_default());
+                (rate, None)
+            }
             _ => (String::new(), None),
         };
         let share = share.unwrap_or_default();

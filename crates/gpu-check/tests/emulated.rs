@@ -32,6 +32,8 @@ fn benchmarks_run_and_are_written() {
         "nomic, 2 × 3 tokens",
         "nomic, 2 × 3 tokens, 1 rank",
         "nomic, 2 × 3 tokens, 4 ranks on one GPU",
+        "nomic, 2 × 3 tokens, 4 ranks on one GPU, its exchanges alone",
+        "nomic, 2 × 3 tokens, 4 ranks on one GPU, in two halves",
         "gathering, 2 ranks on one GPU",
     ] {
         let is_there = |row: &serde_json::Value| {

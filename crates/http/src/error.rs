@@ -285,94 +285,94 @@ pub(crate) async fn render_errors(request: Request, next: Next) -> Response {
 mod tests {
     use super::*;
 
+    fn assert_class(error: &RequestError, (status, error_type): (u16, &str)) {
+        let class = error.class();
+        assert_eq!(
+            (class.status.as_u16(), class.error_type),
+            (status, error_type),
+            "{error}"
+        );
+    }
+
     #[test]
-    fn every_error_has_its_status() {
-        let check = |error: RequestError, status: u16, error_type: &str| {
-            let class = error.class();
-            assert_eq!(
-                (class.status.as_u16(), class.error_type),
-                (status, error_type),
-                "{error}"
-            );
-        };
-        let submit = |error: SubmitError, status, error_type| {
-            let source = Box::new(error.clone());
-            check(
-                SubmitError::At {
-                    input_idx: 1,
-                    source,
-                }
-                .into(),
-                status,
-                error_type,
-            );
-            check(error.into(), status, error_type);
-        };
-        let name = String::new;
-        submit(SubmitError::Empty { what: "" }, 400, "Empty");
+    fn what_the_batcher_says_has_its_status_wherever_it_says_it() {
         let too_long = SubmitError::TooLong {
             n_tokens: 2,
             exact: true,
             max_length: 1,
         };
-        submit(too_long, 422, "Validation");
-        submit(
-            SubmitError::TokenId {
-                id: 1,
-                vocab_size: 1,
-            },
-            422,
-            "Validation",
-        );
-        submit(
-            SubmitError::UnknownPrompt {
-                name: name(),
-                known: vec![],
-            },
-            422,
-            "Validation",
-        );
-        submit(SubmitError::PromptBeforeIds, 422, "Validation");
-        submit(
-            SubmitError::Dimensions {
-                dimensions: 0,
-                d_model: 1,
-            },
-            422,
-            "Validation",
-        );
-        submit(SubmitError::NoHead, 422, "Validation");
-        submit(SubmitError::Input(name()), 422, "Validation");
-        submit(SubmitError::Tokenizer(name()), 422, "Tokenizer");
-        submit(SubmitError::Backend(name()), 424, "Backend");
-        let retry_after = Duration::from_secs(3);
-        let overloaded = SubmitError::Overloaded {
+        let token_id = SubmitError::TokenId {
+            id: 1,
+            vocab_size: 1,
+        };
+        let unknown_prompt = SubmitError::UnknownPrompt {
+            name: String::new(),
+            known: vec![],
+        };
+        let dimensions = SubmitError::Dimensions {
+            dimensions: 0,
+            d_model: 1,
+        };
+        let cases = [
+            (SubmitError::Empty { what: "" }, (400, "Empty")),
+            (too_long, (422, "Validation")),
+            (token_id, (422, "Validation")),
+            (unknown_prompt, (422, "Validation")),
+            (SubmitError::PromptBeforeIds, (422, "Validation")),
+            (dimensions, (422, "Validation")),
+            (SubmitError::NoHead, (422, "Validation")),
+            (SubmitError::Input(String::new()), (422, "Validation")),
+            (SubmitError::Tokenizer(String::new()), (422, "Tokenizer")),
+            (SubmitError::Backend(String::new()), (424, "Backend")),
+            (overloaded(), (429, "Overloaded")),
+            (too_many_bytes(), (429, "Overloaded")),
+            (SubmitError::Starting, (503, "Unhealthy")),
+            (SubmitError::Unhealthy(String::new()), (503, "Unhealthy")),
+            (SubmitError::Closed, (503, "Unhealthy")),
+        ];
+        for (error, class) in cases {
+            let at = SubmitError::At {
+                input_idx: 1,
+                source: Box::new(error.clone()),
+            };
+            assert_class(&error.into(), class);
+            assert_class(&at.into(), class);
+        }
+    }
+
+    #[test]
+    fn every_other_error_has_its_status() {
+        let text = String::new;
+        let idle_time = Duration::from_secs(30);
+        let method = RequestError::Method {
+            method: text(),
+            path: text(),
+        };
+        let cases = [
+            (RequestError::NotUtf8 { byte: 3 }, (400, "Validation")),
+            (RequestError::Syntax(text()), (400, "Validation")),
+            (RequestError::Unreadable(text()), (400, "Validation")),
+            (RequestError::field("a", "b"), (422, "Validation")),
+            (RequestError::TooLarge { limit: 1 }, (413, "Validation")),
+            (RequestError::Slow { idle_time }, (408, "Validation")),
+            (RequestError::TooManyBytes, (429, "Overloaded")),
+            (RequestError::NoRoute { path: text() }, (404, "NotFound")),
+            (RequestError::NoModel { id: text() }, (404, "NotFound")),
+            (method, (405, "MethodNotAllowed")),
+            (RequestError::Unauthorized, (401, "Unauthorized")),
+            (RequestError::Internal, (500, "Internal")),
+        ];
+        for (error, class) in cases {
+            assert_class(&error, class);
+        }
+    }
+
+    fn overloaded() -> SubmitError {
+        SubmitError::Overloaded {
             n_tokens: 2,
             max_tokens: 1,
-            retry_after,
-        };
-        submit(overloaded, 429, "Overloaded");
-        submit(too_many_bytes(), 429, "Overloaded");
-        submit(SubmitError::Starting, 503, "Unhealthy");
-        submit(SubmitError::Unhealthy(name()), 503, "Unhealthy");
-        submit(SubmitError::Closed, 503, "Unhealthy");
-        check(RequestError::NotUtf8 { byte: 3 }, 400, "Validation");
-        check(RequestError::Syntax(name()), 400, "Validation");
-        check(RequestError::Unreadable(name()), 400, "Validation");
-        check(RequestError::field("a", "b"), 422, "Validation");
-        check(RequestError::TooLarge { limit: 1 }, 413, "Validation");
-        let idle_time = Duration::from_secs(30);
-        check(RequestError::Slow { idle_time }, 408, "Validation");
-        check(RequestError::TooManyBytes, 429, "Overloaded");
-        check(RequestError::NoRoute { path: name() }, 404, "NotFound");
-        check(RequestError::NoModel { id: name() }, 404, "NotFound");
-        let method = RequestError::Method {
-            method: name(),
-            path: name(),
-        };
-        check(method, 405, "MethodNotAllowed");
-        check(RequestError::Unauthorized, 401, "Unauthorized");
-        check(RequestError::Internal, 500, "Internal");
+            retry_after: Duration::from_secs(3),
+        }
     }
 
     fn too_many_bytes() -> SubmitError {
@@ -403,13 +403,7 @@ mod tests {
             error.render("/embed").status(),
             StatusCode::UNPROCESSABLE_ENTITY
         );
-        let retry_after = Duration::from_secs(3);
-        let error = SubmitError::Overloaded {
-            n_tokens: 2,
-            max_tokens: 1,
-            retry_after,
-        };
-        for error in [error, too_many_bytes()] {
+        for error in [overloaded(), too_many_bytes()] {
             let response = RequestError::from(error).render("/v1/embeddings");
             assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
             assert_eq!(response.headers()[header::RETRY_AFTER], "3");

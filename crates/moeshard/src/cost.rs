@@ -15,6 +15,8 @@ use crate::model::ComputeConfig;
 
 /// Times that ranks meet in a layer of experts: for rows, for routings, for sums.
 const N_MEETS: u64 = 3;
+/// Larger batches are not looked at.
+const MOST_TOKENS_LOG2: u32 = 20;
 /// Bytes of an index and a gate.
 const CHOICE_BYTES: u64 = 8;
 
@@ -146,12 +148,67 @@ impl Cost {
     /// Computing and reading overlap; exchanging does not.
     #[must_use]
     pub fn seconds(&self, rates: &Rates) -> f64 {
-        let computing = 2.0 * self.multiply_adds as f64 / rates.flops;
-        let reading = self.memory_bytes as f64 / rates.read_bytes;
-        computing.max(reading)
-            + self.exchanged_bytes as f64 / rates.exchanged_bytes
-            + self.n_meets as f64 * rates.meet
+        self.alone(rates) + self.exchanging(rates)
     }
+
+    /// Of computing and reading.
+    fn alone(&self, rates: &Rates) -> f64 {
+        let computing = 2.0 * self.multiply_adds as f64 / rates.flops;
+        computing.max(self.memory_bytes as f64 / rates.read_bytes)
+    }
+
+    fn exchanging(&self, rates: &Rates) -> f64 {
+        self.exchanged_bytes as f64 / rates.exchanged_bytes + self.n_meets as f64 * rates.meet
+    }
+}
+
+/// Seconds of a batch of `n_tokens` as two micro-batches, one exchanged while the other's experts compute; `None` where
+/// nothing is exchanged, or the batch is limited as a whole. What else can hide exchanges, attention say, is not counted.
+#[must_use]
+pub fn seconds_in_halves(
+    spec: &EncoderSpec,
+    strategy: Strategy,
+    spread: Spread,
+    (world_size, n_tokens): (usize, usize),
+    dtype: DType,
+    rates: &Rates,
+) -> Option<f64> {
+    let is_limited = matches!(strategy, Strategy::Capacity { .. });
+    let half = Cost::of(
+        spec,
+        strategy,
+        spread,
+        (world_size, n_tokens.div_ceil(2)),
+        dtype,
+    );
+    if half.n_meets == 0 || is_limited {
+        return None;
+    }
+    let (alone, exchanging) = (2.0 * half.alone(rates), 2.0 * half.exchanging(rates));
+    let (longer, shorter) = (alone.max(exchanging), alone.min(exchanging));
+    // Before the first and after the last of all, one has nothing beside it.
+    let n_turns = 2 * spec.expert_layers().count().max(1);
+    Some(longer + shorter / n_turns as f64)
+}
+
+/// The smallest power of two of tokens from which on two halves always take less time than the whole; `None` if there is
+/// none. With few tokens halves may read different experts; with more, each reads all of them.
+#[must_use]
+pub fn overlap_from(
+    spec: &EncoderSpec,
+    strategy: Strategy,
+    world_size: usize,
+    dtype: DType,
+    rates: &Rates,
+) -> Option<usize> {
+    let gains = |n_tokens: &usize| {
+        let batch = (world_size, *n_tokens);
+        let whole = Cost::of(spec, strategy, Spread::Even, batch, dtype).seconds(rates);
+        seconds_in_halves(spec, strategy, Spread::Even, batch, dtype, rates)
+            .is_some_and(|halves| halves < whole)
+    };
+    let sizes = (0..=MOST_TOKENS_LOG2).rev().map(|log2| 1 << log2);
+    sizes.take_while(gains).last()
 }
 
 struct Batch {
@@ -330,6 +387,57 @@ mod tests {
             ..Rates::h200()
         };
         assert_eq!(choose(&slow_memory, true), Strategy::Sharded);
+    }
+
+    #[test]
+    fn halves_hide_the_shorter_of_exchange_and_compute() {
+        let spec = builtin_spec();
+        let even = (Spread::Even, (4, 1000), DType::BF16);
+        let halves = |strategy, rates: &Rates| {
+            let (spread, batch, dtype) = even;
+            seconds_in_halves(&spec, strategy, spread, batch, dtype, rates)
+        };
+        let rates = Rates {
+            meet: 0.0,
+            read_bytes: 1e15,
+            flops: 1e12,
+            ..Rates::h200()
+        };
+        // Two layers of experts: of the exchange, a quarter has nothing beside it.
+        let whole = cost(Strategy::Sharded, Spread::Even, 4);
+        let expected = whole.alone(&rates) + whole.exchanging(&rates) / 4.0;
+        let found = halves(Strategy::Sharded, &rates).expect("an exchange");
+        assert!((found / expected - 1.0).abs() < 1e-9, "{found}, {expected}");
+        assert!(found < whole.seconds(&rates));
+        let from = |rates: &Rates| overlap_from(&spec, Strategy::Sharded, 4, DType::BF16, rates);
+        // Each half reads all experts, unless it has hardly a token.
+        let slow_to_read = Rates {
+            read_bytes: 1e9,
+            ..rates.clone()
+        };
+        let least = from(&slow_to_read);
+        let loses = |n_tokens: usize| {
+            let (sharded, dtype) = (Strategy::Sharded, DType::BF16);
+            let batch = (4, n_tokens);
+            let whole = Cost::of(&spec, sharded, Spread::Even, batch, dtype);
+            let halves =
+                seconds_in_halves(&spec, sharded, Spread::Even, batch, dtype, &slow_to_read);
+            halves.is_none_or(|halves| halves >= whole.seconds(&slow_to_read))
+        };
+        let from_there = (0..=20)
+            .map(|log2| 1 << log2)
+            .filter(|&n| least.is_some_and(|l| n >= l));
+        assert!(from_there.clone().all(|n| !loses(n)), "{least:?}");
+        assert!(least.is_none_or(|least| least > 16), "{least:?}");
+        assert!(from(&rates).is_some_and(|n| n <= 16));
+        // Whoever meets twice as often gains only where there is enough to hide.
+        let slow_to_meet = Rates {
+            meet: 1e-3,
+            ..rates.clone()
+        };
+        assert!(from(&slow_to_meet) > from(&rates));
+        assert_eq!(halves(Strategy::Replicated, &rates), None);
+        assert_eq!(halves(Strategy::Capacity { factor: 1.0 }, &rates), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use moeshard_cuda::driver::{Properties, gpu};
-use moeshard_cuda::libraries::{self, Library};
+use moeshard_cuda::libraries::{self, Library, Missing};
 use moeshard_tensor::cpu::Isa;
 
 use crate::display::size;
@@ -38,12 +38,15 @@ pub fn run(args: DoctorArgs) -> Result<()> {
     line("cores", &n_cores.to_string())?;
     line("memory", &memory())?;
     line("kernels", &kernels())?;
-    line("NVIDIA driver", &library(libraries::DRIVER))?;
+    let looked_for = [libraries::DRIVER, libraries::CUBLASLT, libraries::NCCL];
+    let [driver, cublaslt, nccl] = looked_for.map(library);
+    line("NVIDIA driver", &driver)?;
     if let Some(version) = machine::nvidia_kernel_module() {
         line("", &version)?;
     }
-    line("cuBLASLt", &library(libraries::CUBLASLT))?;
-    line("NCCL", &library(libraries::NCCL))?;
+    line("cuBLASLt", &cublaslt)?;
+    line("NCCL", &nccl)?;
+    line("looked in", &Missing::places())?;
     line("CUDA kernels", &cuda_kernels())?;
     for gpu in gpus() {
         line("GPU", &gpu)?;
@@ -81,7 +84,7 @@ fn kernels() -> String {
 fn library(library: Library) -> String {
     match library.find(None) {
         Ok(path) => format!("found: {}", path.display()),
-        Err(missing) => missing.to_string(),
+        Err(missing) => format!("no {} found", missing.files()),
     }
 }
 

@@ -8,7 +8,7 @@ use moeshard_encoder::shard::Strategy;
 use moeshard_tensor::dtype::DType;
 
 use crate::arg_error::ArgError;
-use crate::cost::{Cost, Rates, Spread, best};
+use crate::cost::{Cost, Rates, Spread, best, overlap_from, seconds_in_halves};
 use crate::display::{Table, count, listed, size};
 use crate::footprint::{Parameters, largest_rank};
 use crate::model::{ComputeConfig, ModelArgs, ModelConfig, Opened, describe, open};
@@ -211,6 +211,7 @@ fn explain(
         "memory",
         "exchanged",
         "time",
+        "in halves",
     ]);
     for (name, strategy, spread) in rows {
         let weights = largest_rank(spec, strategy, n_ranks, dtype);
@@ -219,16 +220,24 @@ fn explain(
             continue;
         };
         let cost = Cost::of(spec, strategy, spread, batch, dtype);
+        let ms = |seconds: f64| format!("{:.3} ms", 1e3 * seconds);
+        let halves = seconds_in_halves(spec, strategy, spread, batch, dtype, &rates);
         table.row([
             name.to_owned(),
             size(weights),
             count(cost.multiply_adds),
             size(cost.memory_bytes),
             size(cost.exchanged_bytes),
-            format!("{:.3} ms", 1e3 * cost.seconds(&rates)),
+            ms(cost.seconds(&rates)),
+            halves.map_or_else(|| "-".to_owned(), ms),
         ]);
     }
     table.write(out)?;
+    let sharded = overlap_from(spec, Strategy::Sharded, n_ranks, dtype, &rates);
+    let from = sharded.map_or("never".to_owned(), |n| {
+        format!("from {} tokens on", count(n as u64))
+    });
+    writeln!(out, "two halves of a batch take less time, sharded: {from}")?;
     let best = best(spec, batch, dtype, &rates, |_| true);
     writeln!(out, "auto on GPUs with room for everything: {best}")?;
     Ok(())

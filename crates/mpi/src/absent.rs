@@ -153,11 +153,6 @@ impl collective::Collective for Collective {
     }
 }
 
-/// Ends the process.
-pub fn end_process(code: i32) -> ! {
-    std::process::exit(code)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -40,6 +40,7 @@ pub mod links;
 pub mod placement;
 
 mod element;
+mod end;
 // Needs no MPI itself, so its tests run everywhere.
 #[cfg(any(feature = "mpi", test))]
 mod plan;
@@ -47,17 +48,18 @@ mod plan;
 #[cfg(feature = "mpi")]
 mod job;
 #[cfg(feature = "mpi")]
-pub use job::{Collective, Exchange, World, end_process};
+pub use job::{Collective, Exchange, World};
 
 #[cfg(not(feature = "mpi"))]
 mod absent;
 #[cfg(not(feature = "mpi"))]
-pub use absent::{Collective, Exchange, World, end_process};
+pub use absent::{Collective, Exchange, World};
 
 /// Whether the feature `mpi` was on.
 pub const IS_BUILT: bool = cfg!(feature = "mpi");
 
 pub use element::{Element, Number};
+pub use end::end_process;
 pub use error::MpiError;
 pub use links::Links;
 pub use placement::Placement;

@@ -1,5 +1,6 @@
 //! What training computes, as a share of what the machine can do: products and convolutions of one
-//! core's multiply-adds, mixing of all cores' memory.
+//! core's multiply-adds, mixing of all cores' memory, or of the caches that a block of models lies in, whichever takes
+//! longer.
 //!
 //! `cargo bench -p moeshard-tensor --bench training`; `ROUNDS=N` (default 7), `ONLY=text` for the
 //! operations whose names contain it, `ISA=avx512` for one instruction set. In each round every operation and what it is held against are
@@ -7,6 +8,7 @@
 //! changes from second to second. What is printed is the best time, and the median of the rounds'
 //! shares with the lowest and highest of them.
 
+use std::collections::HashSet;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,11 @@ mod lenet;
 /// How long each operation is repeated in a round.
 const DURATION: Duration = Duration::from_millis(20);
 
+/// A block of models that are mixed: half of the second-level cache of the machines at hand, and more where that
+/// would be too few columns of many models.
+const BLOCK_BYTES: usize = 512 << 10;
+const BLOCK_COLS: usize = 128;
+
 /// What an operation cannot do without.
 #[derive(Clone, Copy)]
 enum Cost {
@@ -28,6 +35,15 @@ enum Cost {
     Flops(usize),
     /// Bytes read and written, by all cores.
     Bytes(usize),
+    /// The same, and bytes that come from caches however often they are needed: what takes longer is the limit.
+    Cached {
+        /// From memory and to it.
+        n_bytes: usize,
+        /// Read from caches.
+        n_cached: usize,
+        /// What a cache holds of them at a time, for each core.
+        block_bytes: usize,
+    },
 }
 
 /// One operation.
@@ -66,6 +82,17 @@ impl Op {
                 (n, peak::flops_per_second(core, DType::F32, DURATION))
             }
             Cost::Bytes(n) => (n, peak::read_bytes_per_second(&machine.all_cores)),
+            Cost::Cached {
+                n_bytes,
+                n_cached,
+                block_bytes,
+            } => {
+                let cores = &machine.all_cores;
+                let cached = peak::cached_bytes_per_second(cores, block_bytes, DURATION);
+                let memory = peak::read_bytes_per_second(cores);
+                let least = (n_bytes as f64 / memory).max(n_cached as f64 / cached);
+                (n_bytes, n_bytes as f64 / least)
+            }
         };
         self.seconds.push(seconds);
         self.shares.push(n as f64 / seconds / most);
@@ -76,7 +103,7 @@ impl Op {
         self.shares.sort_by(f64::total_cmp);
         let (n, unit) = match self.cost {
             Cost::Flops(n) => (n, "GFLOP/s"),
-            Cost::Bytes(n) => (n, "GB/s"),
+            Cost::Bytes(n) | Cost::Cached { n_bytes: n, .. } => (n, "GB/s"),
         };
         let percent = |i: usize| 100.0 * self.shares[i];
         let last = self.shares.len() - 1;
@@ -229,8 +256,12 @@ fn mixing(isa: Isa, name: &str, n_cols: usize, rows: &[Vec<u32>]) -> Op {
     let csr = Csr::new(n_rows, starts, rows.concat(), values).expect("a matrix");
     let csr = csr.with_isa(isa).expect("instructions");
     let name = format!("mixing, {name}, {n_rows} x {n_cols}");
-    let bytes = Cost::Bytes(2 * n_rows * n_cols * size_of::<f32>());
-    Op::new(name, bytes, move || {
+    let cost = Cost::Cached {
+        n_bytes: 2 * n_rows * n_cols * size_of::<f32>(),
+        n_cached: distinct_entries(rows) * n_cols * size_of::<f32>(),
+        block_bytes: (n_rows * BLOCK_COLS * size_of::<f32>()).max(BLOCK_BYTES),
+    };
+    Op::new(name, cost, move || {
         let csr = csr.clone();
         let threads = Threads::new(n_cores()).expect("threads");
         let x = numbers(n_rows * n_cols);
@@ -243,6 +274,12 @@ fn mixing(isa: Isa, name: &str, n_cols: usize, rows: &[Vec<u32>]) -> Op {
             black_box(&mut out);
         }
     })
+}
+
+/// Entries of rows that differ: equal ones are computed once.
+fn distinct_entries(rows: &[Vec<u32>]) -> usize {
+    let distinct: HashSet<_> = rows.iter().collect();
+    distinct.into_iter().map(Vec::len).sum()
 }
 
 /// Each node with itself and `degree` others without a pattern.

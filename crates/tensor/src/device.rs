@@ -296,6 +296,16 @@ pub trait Device {
     /// Routing of a batch, wherever the device keeps it.
     type Routing;
 
+    /// How many streams operations may be asked for in. Those of a stream are done one after the other; one stream
+    /// may compute while another waits for other ranks.
+    fn n_streams(&self) -> usize {
+        1
+    }
+
+    /// Has operations done in this stream from now on, or in one that there is. Tensors and routings stay in the
+    /// stream that they were made in.
+    fn enter_stream(&self, _idx: usize) {}
+
     /// Loads matrices of the same `n_in`, stacked along `n_out`, into one.
     fn load_matrix(&self, parts: &[HostMatrix<'_>]) -> Result<Self::Matrix>;
 

@@ -126,7 +126,8 @@ pub fn kernel(dtype: DType) -> Option<&'static str> {
 }
 
 impl CublasLt {
-    /// Loads a file. The device's context is current; [`WORKSPACE_BYTES`] at `workspace` are the library's.
+    /// Loads a file. The device's context is current; [`WORKSPACE_BYTES`] at `workspace` are the library's,
+    /// for each stream.
     ///
     /// # Errors
     /// [`DeviceError::SetUp`] if it is no such library, or does not start.
@@ -214,6 +215,8 @@ impl CublasLt {
         };
         let (alpha, beta) = (1.0_f32, if dense.has_plus { 1.0_f32 } else { 0.0 });
         let addend = if dense.has_plus { plus } else { out };
+        // Streams must not write to each other's.
+        let workspace = self.workspace + (launch.stream * WORKSPACE_BYTES) as u64;
         // SAFETY: handles are the plan's; the caller's promise for what addresses name.
         let status = unsafe {
             if dense.has_bias {
@@ -233,7 +236,7 @@ impl CublasLt {
                 out as *mut c_void,
                 plan.out,
                 &raw const plan.algorithm,
-                self.workspace as *mut c_void,
+                workspace as *mut c_void,
                 WORKSPACE_BYTES,
                 stream,
             )

@@ -1,12 +1,12 @@
 //! Kernels on the CPU, thread by thread, in the process's own memory: everything but speed can be tested.
 
+mod streams;
+
 use std::alloc::{Layout, alloc, dealloc};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use moeshard_emulation as emulation;
 use moeshard_tensor::device::{DeviceError, Result};
 use moeshard_tensor::dtype::DType;
 
@@ -148,6 +148,10 @@ impl Driver for Emulated {
         self.id
     }
 
+    fn gpu_id(&self) -> Result<u64> {
+        Ok(u64::from(std::process::id()) << 32 | self.id)
+    }
+
     /// All are the memory of one process.
     fn reach(&self, _: u64) -> Result<bool> {
         Ok(true)
@@ -215,41 +219,16 @@ impl Driver for Emulated {
         Ok(())
     }
 
-    unsafe fn launch(&self, launch: &Launch) -> Result<()> {
-        self.count(|counts| counts.n_launches += 1);
-        if let Some(library) = &self.cublaslt
-            // SAFETY: the caller's promise.
-            && let Some(done) = unsafe { library.launch(launch, std::ptr::null_mut()) }
-        {
-            self.count(|counts| counts.n_library += 1);
-            return done;
-        }
-        if let Some(library) = &self.nccl
-            // SAFETY: the caller's promise.
-            && let Some(done) = unsafe { library.launch(launch, std::ptr::null_mut()) }
-        {
-            self.count(|counts| counts.n_library += 1);
-            return done;
-        }
-        let [x, y] = launch.grid;
-        let shape = emulation::Launch {
-            grid: [x, y, 1],
-            block: [launch.threads, 1, 1],
-            shared_bytes: launch.shared_bytes as usize,
-            // Another order of threads each time.
-            seed: self.counts.get().n_launches - 1,
-        };
-        let mut args = launch.args;
-        let mut args: Vec<*mut c_void> = args[..launch.n_args]
-            .iter_mut()
-            .map(|arg| std::ptr::from_mut(arg).cast())
-            .collect();
-        // SAFETY: the caller's promise; numbers of four bytes are the lower half of little-endian words.
-        let result = unsafe { emulation::launch(launch.kernel, &shape, &mut args) };
-        result.map_err(|error| DeviceError::Failed {
-            op: launch.kernel,
-            reason: error.to_string(),
-        })
+    unsafe fn launch(&self, launches: &[Launch]) -> Result<()> {
+        let libraries = (self.cublaslt.as_ref(), self.nccl.as_ref());
+        let first_seed = self.counts.get().n_launches;
+        // SAFETY: the caller's promise.
+        let done = unsafe { streams::run(launches, libraries, first_seed) };
+        self.count(|counts| {
+            counts.n_launches += done.n_launches;
+            counts.n_library += done.n_library;
+        });
+        done.result
     }
 
     unsafe fn tensor_map(
@@ -275,9 +254,7 @@ impl Driver for Emulated {
     unsafe fn replay(&self, graph: &Vec<Launch>) -> Result<()> {
         self.count(|counts| counts.n_replays += 1);
         // SAFETY: the caller's promise.
-        graph
-            .iter()
-            .try_for_each(|launch| unsafe { self.launch(launch) })
+        unsafe { self.launch(graph) }
     }
 
     fn wait(&self) -> Result<()> {

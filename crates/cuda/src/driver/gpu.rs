@@ -2,9 +2,10 @@
 //!
 //! One thread makes, uses and drops it: the context is current there.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,8 @@ use moeshard_tensor::dtype::DType;
 use super::cublaslt::{CublasLt, WORKSPACE_BYTES};
 use super::found::{properties, reason};
 use super::nccl::Nccl;
-use super::{Address, Driver, HOPPER, Launch, Properties, TENSOR_MAP_BYTES};
+use super::tensor_map;
+use super::{Address, Driver, HOPPER, Launch, N_STREAMS, Properties, TENSOR_MAP_BYTES};
 
 pub use super::found::{check_kernels, count, list};
 
@@ -31,7 +33,13 @@ const SPIN: Duration = Duration::from_micros(200);
 pub struct Gpu {
     properties: Properties,
     device: sys::CUdevice,
+    /// In which everything is done.
     stream: sys::CUstream,
+    /// In which launches may be done beside it; they begin and end together with it. None before it is used: the
+    /// queues of a GPU are few.
+    second: OnceCell<sys::CUstream>,
+    /// When another stream may begin, and when it has ended.
+    turns: [sys::CUevent; 2],
     modules: Vec<sys::CUmodule>,
     functions: RefCell<HashMap<&'static str, Function>>,
     staging: RefCell<Staging>,
@@ -89,13 +97,14 @@ impl Gpu {
             result::ctx::set_current(context).map_err(set_up)?;
         }
         let properties = properties(device).map_err(set_up)?;
-        let stream =
-            result::stream::create(result::stream::StreamKind::NonBlocking).map_err(set_up)?;
+        let event = || result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
         let (modules, functions) = load_kernels(&properties)?;
         Ok(Self {
             properties,
             device,
-            stream,
+            stream: stream().map_err(set_up)?,
+            second: OnceCell::new(),
+            turns: [event().map_err(set_up)?, event().map_err(set_up)?],
             modules,
             functions: RefCell::new(functions),
             staging: RefCell::new(Staging::new().map_err(set_up)?),
@@ -111,7 +120,7 @@ impl Gpu {
     /// [`DeviceError::SetUp`] if it does not load, [`DeviceError::Failed`] if there is no memory for it.
     pub fn use_cublaslt(&mut self, path: &Path) -> Result<()> {
         if self.workspace == 0 {
-            self.workspace = self.allocate(WORKSPACE_BYTES)?;
+            self.workspace = self.allocate(N_STREAMS * WORKSPACE_BYTES)?;
         }
         self.cublaslt = Some(CublasLt::open(path, self.workspace)?);
         Ok(())
@@ -212,6 +221,73 @@ impl Gpu {
         let query = || unsafe { sys::cuEventQuery(event) };
         self.wait_for_others("upload", waiting, query)
     }
+
+    /// The stream of this number.
+    fn stream(&self, idx: usize) -> Result<sys::CUstream> {
+        if idx == 0 {
+            return Ok(self.stream);
+        }
+        if let Some(&second) = self.second.get() {
+            return Ok(second);
+        }
+        let second = stream().map_err(|e| failed("launch", e))?;
+        Ok(*self.second.get_or_init(|| second))
+    }
+
+    /// Has one stream wait for all that was asked for in the other.
+    fn hand_over(&self, from: usize, to: usize) -> Result<()> {
+        let (event, flags) = (
+            self.turns[from],
+            sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT,
+        );
+        let (from, to) = (self.stream(from)?, self.stream(to)?);
+        // SAFETY: streams and events live as long as this.
+        unsafe {
+            result::event::record(event, from)
+                .and_then(|()| result::stream::wait_event(to, event, flags))
+        }
+        .map_err(|e| failed("launch", e))
+    }
+
+    /// # Safety
+    /// As for [`Driver::launch`].
+    unsafe fn launch_one(&self, launch: &Launch) -> Result<()> {
+        let stream = self.stream(launch.stream)?;
+        if let Some(library) = &self.cublaslt
+            // SAFETY: the caller's promise.
+            && let Some(done) = unsafe { library.launch(launch, stream.cast()) }
+        {
+            return done;
+        }
+        if let Some(library) = &self.nccl
+            // SAFETY: the caller's promise.
+            && let Some(done) = unsafe { library.launch(launch, stream.cast()) }
+        {
+            return done;
+        }
+        let function = self.function(launch)?;
+        let mut words = launch.args;
+        let mut args = words
+            .each_mut()
+            .map(|word| std::ptr::from_mut(word).cast::<c_void>());
+        let [x, y] = launch.grid;
+        // SAFETY: the caller's promise; numbers of four bytes are the lower half of little-endian words.
+        let result = unsafe {
+            result::launch_kernel(
+                function,
+                (x, y, 1),
+                (launch.threads, 1, 1),
+                launch.shared_bytes,
+                stream,
+                &mut args[..launch.n_args],
+            )
+        };
+        result.map_err(|e| failed(launch.kernel, e))
+    }
+}
+
+fn stream() -> std::result::Result<sys::CUstream, DriverError> {
+    result::stream::create(result::stream::StreamKind::NonBlocking)
 }
 
 type Loaded = (Vec<sys::CUmodule>, HashMap<&'static str, Function>);
@@ -268,7 +344,12 @@ impl Drop for Gpu {
             for module in self.modules.drain(..) {
                 let _ = result::module::unload(module);
             }
-            let _ = result::stream::destroy(self.stream);
+            for event in self.turns {
+                let _ = result::event::destroy(event);
+            }
+            for stream in self.second.take().into_iter().chain([self.stream]) {
+                let _ = result::stream::destroy(stream);
+            }
             let _ = result::primary_ctx::release(self.device);
         }
     }
@@ -297,6 +378,13 @@ impl Driver for Gpu {
 
     fn peer_id(&self) -> u64 {
         self.device as u64
+    }
+
+    fn gpu_id(&self) -> Result<u64> {
+        let id = result::device::get_uuid(self.device).map_err(|e| failed("gpu_id", e))?;
+        let mut hasher = DefaultHasher::new();
+        id.bytes.hash(&mut hasher);
+        Ok(hasher.finish())
     }
 
     fn reach(&self, peer_id: u64) -> Result<bool> {
@@ -412,37 +500,20 @@ impl Driver for Gpu {
             .map_err(|e| failed("clear", e))
     }
 
-    unsafe fn launch(&self, launch: &Launch) -> Result<()> {
-        if let Some(library) = &self.cublaslt
-            // SAFETY: the caller's promise.
-            && let Some(done) = unsafe { library.launch(launch, self.stream.cast()) }
-        {
-            return done;
+    unsafe fn launch(&self, launches: &[Launch]) -> Result<()> {
+        let takes_turns = launches.iter().any(|launch| launch.stream != 0);
+        if takes_turns {
+            self.hand_over(0, 1)?;
         }
-        if let Some(library) = &self.nccl
-            // SAFETY: the caller's promise.
-            && let Some(done) = unsafe { library.launch(launch, self.stream.cast()) }
-        {
-            return done;
+        // SAFETY: the caller's promise.
+        let launched = (launches.iter()).try_for_each(|launch| unsafe { self.launch_one(launch) });
+        if takes_turns {
+            // In any case: a stream that is captured must end where it has begun.
+            let ended = self.hand_over(1, 0);
+            launched?;
+            return ended;
         }
-        let function = self.function(launch)?;
-        let mut words = launch.args;
-        let mut args = words
-            .each_mut()
-            .map(|word| std::ptr::from_mut(word).cast::<c_void>());
-        let [x, y] = launch.grid;
-        // SAFETY: the caller's promise; numbers of four bytes are the lower half of little-endian words.
-        let result = unsafe {
-            result::launch_kernel(
-                function,
-                (x, y, 1),
-                (launch.threads, 1, 1),
-                launch.shared_bytes,
-                self.stream,
-                &mut args[..launch.n_args],
-            )
-        };
-        result.map_err(|e| failed(launch.kernel, e))
+        launched
     }
 
     unsafe fn tensor_map(
@@ -452,7 +523,7 @@ impl Driver for Gpu {
         shape: [u64; 2],
         box_shape: [u32; 2],
     ) -> Result<Option<[u8; TENSOR_MAP_BYTES]>> {
-        if self.properties.capability != HOPPER || !encodes_tensor_maps() {
+        if self.properties.capability != HOPPER || !tensor_map::is_known() {
             return Ok(None);
         }
         let dtype = match dtype {
@@ -460,7 +531,7 @@ impl Driver for Gpu {
             DType::F16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
             DType::F32 => return Ok(None),
         };
-        encode(at, dtype, shape, box_shape)
+        tensor_map::encode(at, dtype, shape, box_shape)
             .map(Some)
             .map_err(|e| failed("tensor_map", e))
     }
@@ -471,7 +542,7 @@ impl Driver for Gpu {
         // SAFETY: the stream lives as long as this; the caller's promise for the launches.
         unsafe {
             result::stream::begin_capture(self.stream, mode).map_err(failed)?;
-            let launched = launches.iter().try_for_each(|launch| self.launch(launch));
+            let launched = self.launch(launches);
             // Ended in any case: a stream that captures can do nothing else.
             let graph = result::stream::end_capture(self.stream);
             // What a launch said first: it may be why the capture did not end well.
@@ -492,45 +563,6 @@ impl Driver for Gpu {
     fn wait(&self) -> Result<()> {
         self.synchronize("wait")
     }
-}
-
-/// Whether the driver is new enough: cudarc panics when a function that it lacks is called.
-fn encodes_tensor_maps() -> bool {
-    // SAFETY: the driver is loaded; the function is looked for and not called.
-    unsafe { sys::culib().get::<*const c_void>(b"cuTensorMapEncodeTiled\0") }.is_ok()
-}
-
-/// Rows of 16-bit numbers in boxes whose rows are 128 bytes.
-fn encode(
-    at: Address,
-    dtype: sys::CUtensorMapDataType,
-    [n_rows, n_cols]: [u64; 2],
-    [box_rows, box_cols]: [u32; 2],
-) -> std::result::Result<[u8; TENSOR_MAP_BYTES], DriverError> {
-    let mut map = sys::CUtensorMap { opaque: [0; 16] };
-    // Columns come first, and the first stride is that of rows.
-    let (shape, stride) = ([n_cols, n_rows], [2 * n_cols]);
-    let (box_shape, step) = ([box_cols, box_rows], [1, 1]);
-    // SAFETY: the arrays are as long as two dimensions need, and are only read during the call; the matrix is
-    // not read at all.
-    unsafe {
-        sys::cuTensorMapEncodeTiled(
-            &raw mut map,
-            dtype,
-            2,
-            at as *mut c_void,
-            shape.as_ptr(),
-            stride.as_ptr(),
-            box_shape.as_ptr(),
-            step.as_ptr(),
-            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-        )
-        .result()?;
-    }
-    Ok(bytemuck::cast(map.opaque))
 }
 
 fn failed(op: &'static str, e: DriverError) -> DeviceError {

@@ -9,6 +9,7 @@ mod found;
 pub mod gpu;
 mod library;
 pub mod nccl;
+mod tensor_map;
 
 use moeshard_tensor::device::Result;
 use moeshard_tensor::dtype::DType;
@@ -22,6 +23,9 @@ pub type Address = u64;
 /// The most arguments that a kernel takes.
 pub const MOST_ARGS: usize = 24;
 
+/// Streams of a device.
+pub const N_STREAMS: usize = 2;
+
 /// The compute capability of the GPUs whose kernels use tensor maps.
 pub const HOPPER: (u32, u32) = (9, 0);
 
@@ -33,6 +37,8 @@ pub const TENSOR_MAP_BYTES: usize = 128;
 pub struct Launch {
     /// Its name.
     pub kernel: &'static str,
+    /// In which it is done, of [`N_STREAMS`].
+    pub stream: usize,
     /// Blocks along x and y.
     pub grid: [u32; 2],
     /// Threads of a block.
@@ -60,7 +66,8 @@ pub struct Properties {
     pub capability: (u32, u32),
 }
 
-/// One device, one stream: everything happens in the order in which it was asked for.
+/// One device: everything happens in the order in which it was asked for, but for launches that are asked for
+/// together, in streams of their own.
 ///
 /// # Safety
 /// Of every `unsafe` function: addresses come from [`Driver::allocate`] and are valid for as many bytes as are
@@ -80,6 +87,12 @@ pub trait Driver {
 
     /// What other ranks of this process know this device by.
     fn peer_id(&self) -> u64;
+
+    /// What ranks of any process, on any machine, know the GPU by.
+    ///
+    /// # Errors
+    /// If the driver does not say.
+    fn gpu_id(&self) -> Result<u64>;
 
     /// Whether kernels of this device can use the memory of that one, from now on.
     ///
@@ -123,11 +136,12 @@ pub trait Driver {
     /// As for the trait.
     unsafe fn clear(&self, at: Address, n_bytes: usize) -> Result<()>;
 
-    /// Launches one kernel, or what a library does.
+    /// Launches kernels, or what libraries do: those of a stream one after the other, streams beside each other, all of
+    /// them after what was asked for before. Exchanges of a library begin in the order in which they are listed.
     ///
     /// # Safety
-    /// As for the trait; arguments are those that the kernel takes.
-    unsafe fn launch(&self, launch: &Launch) -> Result<()>;
+    /// As for the trait; arguments are those that the kernels take; nothing that one stream writes is used in another.
+    unsafe fn launch(&self, launches: &[Launch]) -> Result<()>;
 
     /// Describes rows of 16-bit numbers for kernels that copy boxes of them, rows and columns, to shared memory
     /// with 128-byte swizzle; zeroes beyond the matrix. `None` if device or driver cannot. Kernels take it from

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::ptr::null_mut;
 use std::time::Duration;
 
+use moeshard_tensor::collective::CollectiveError;
 use moeshard_tensor::device::{DeviceError, Result};
 
 use super::Launch;
@@ -53,6 +54,7 @@ functions! {
 pub struct Nccl {
     functions: Functions,
     world: Cell<Handle>,
+    rank: Cell<usize>,
     n_ranks: Cell<usize>,
     /// The longest that is waited for other ranks.
     deadline: Cell<Duration>,
@@ -73,6 +75,7 @@ impl Nccl {
         Ok(Self {
             functions,
             world: Cell::new(null_mut()),
+            rank: Cell::default(),
             n_ranks: Cell::default(),
             deadline: Cell::default(),
             _library: Some(library),
@@ -90,6 +93,7 @@ impl Nccl {
         Ok(Self {
             functions: functions.map_err(DeviceError::SetUp)?,
             world: Cell::new(null_mut()),
+            rank: Cell::default(),
             n_ranks: Cell::default(),
             deadline: Cell::default(),
             _library: None,
@@ -125,9 +129,15 @@ impl Nccl {
             unsafe { (self.functions.join)(&raw mut world, n_ranks as c_int, id, rank as c_int) };
         self.check("nccl", status)?;
         self.world.set(world);
+        self.rank.set(rank);
         self.n_ranks.set(n_ranks);
         self.deadline.set(deadline);
         Ok(())
+    }
+
+    /// Whether a launch is one of the library's.
+    pub fn is_exchange(launch: &Launch) -> bool {
+        [ALL_GATHER, ALL_TO_ALL].contains(&launch.kernel)
     }
 
     /// Has rows exchanged on `stream`, if the launch says so.
@@ -136,11 +146,11 @@ impl Nccl {
     /// As for [`Driver::launch`](super::Driver::launch): `from` and `to` are as large as all ranks' rows, `from`
     /// of [`ALL_GATHER`] as one rank's.
     pub unsafe fn launch(&self, launch: &Launch, stream: *mut c_void) -> Option<Result<()>> {
-        let [from, to, n_bytes, ..] = launch.args;
-        let (f, op) = (&self.functions, launch.kernel);
-        if op != ALL_GATHER && op != ALL_TO_ALL {
+        if !Self::is_exchange(launch) {
             return None;
         }
+        let [from, to, n_bytes, ..] = launch.args;
+        let (f, op) = (&self.functions, launch.kernel);
         if self.world.get().is_null() {
             return Some(Err(failed(op, "the world was not joined".to_owned())));
         }
@@ -190,7 +200,7 @@ impl Nccl {
     /// That nothing has gone wrong since: another rank that is gone, say.
     ///
     /// # Errors
-    /// [`DeviceError::Failed`], in the library's words.
+    /// [`CollectiveError::Poisoned`]: whoever failed knows why; [`DeviceError::Failed`] if the library does not say.
     pub fn look(&self) -> Result<()> {
         if self.world.get().is_null() {
             return Ok(());
@@ -200,8 +210,13 @@ impl Nccl {
         let status = unsafe { (self.functions.async_error)(self.world.get(), &raw mut error) };
         self.check("nccl", status)?;
         match error {
-            IN_PROGRESS => Ok(()),
-            error => self.check("nccl", error),
+            0 | IN_PROGRESS => Ok(()),
+            _ => Err(CollectiveError::Poisoned {
+                op: "nccl",
+                rank: self.rank.get(),
+                world_size: self.n_ranks.get(),
+            }
+            .into()),
         }
     }
 

@@ -13,7 +13,7 @@ use moeshard_tensor::device::{Result, Routing as HostRouting};
 use moeshard_tensor::dtype::DType;
 
 use crate::device::CudaDevice;
-use crate::driver::Driver;
+use crate::driver::{Driver, N_STREAMS};
 use crate::memory::Piece;
 use crate::operations::{named, words};
 use crate::pass::Word;
@@ -54,6 +54,16 @@ struct Source {
 }
 
 impl<R: Driver> Link<R> {
+    /// Streams that can wait for other ranks while another computes.
+    pub(crate) fn n_streams(&self) -> usize {
+        match self {
+            // The host waits.
+            Self::Host => 1,
+            Self::Peers(peers) => peers.n_streams(),
+            Self::Nccl(_) => N_STREAMS,
+        }
+    }
+
     /// That the others have come whenever they were waited for. Everything that was started is done.
     pub(crate) fn check(&self) -> Result<()> {
         match self {

@@ -8,8 +8,8 @@ use moeshard_tensor::device::Result;
 
 use super::{ALIGNMENT, BLOCK_BYTES, Part, Source, WORD, at, largest};
 use crate::device::CudaDevice;
-use crate::driver::Driver;
 use crate::driver::nccl::{ALL_GATHER, ALL_TO_ALL, WorldId};
+use crate::driver::{Driver, N_STREAMS};
 use crate::memory::Heap;
 use crate::operations::words;
 use crate::pass::Word;
@@ -22,7 +22,8 @@ pub(crate) struct Ring<R: Driver> {
     n_ranks: usize,
     /// u64 `[2]`, zero: there are no halves.
     state: Buffer<R>,
-    buffers: RefCell<Buffers<R>>,
+    /// Of each stream.
+    buffers: [RefCell<Buffers<R>>; N_STREAMS],
 }
 
 /// What is sent and received, `[world, _]` each.
@@ -45,7 +46,7 @@ impl<R: Driver> Ring<R> {
             return Ok(None);
         };
         // The library knows no two ranks on one GPU.
-        let mut ids = device.gather_words(device.driver.peer_id())?;
+        let mut ids = device.gather_words(device.driver.gpu_id()?)?;
         ids.sort_unstable();
         ids.dedup();
         if ids.len() < n_ranks {
@@ -62,10 +63,12 @@ impl<R: Driver> Ring<R> {
             heap: Rc::clone(heap),
             n_ranks,
             state: Buffer::zeroed(heap, 2 * size_of::<u64>())?,
-            buffers: RefCell::new(Buffers {
-                sent: None,
-                received: None,
-                n_bytes: 0,
+            buffers: std::array::from_fn(|_| {
+                RefCell::new(Buffers {
+                    sent: None,
+                    received: None,
+                    n_bytes: 0,
+                })
             }),
         }))
     }
@@ -78,7 +81,7 @@ impl<R: Driver> Ring<R> {
         slot: usize,
     ) -> Result<Source> {
         self.make_room(device, self.n_ranks * slot)?;
-        let buffers = self.buffers.borrow();
+        let buffers = self.buffers[device.stream()].borrow();
         let sent = at(buffers.sent.as_ref());
         let state = Word::address(self.state.at());
         for part in parts {
@@ -98,7 +101,7 @@ impl<R: Driver> Ring<R> {
         let slot = (largest(n_rows) * row_bytes).next_multiple_of(ALIGNMENT);
         self.make_room(device, self.n_ranks * slot)?;
         let rows = device.summed(x);
-        let buffers = self.buffers.borrow();
+        let buffers = self.buffers[device.stream()].borrow();
         device.launch(
             "exchange_spread",
             [(x.n_padded * row_bytes).div_ceil(BLOCK_BYTES), 1],
@@ -116,7 +119,7 @@ impl<R: Driver> Ring<R> {
     }
 
     fn exchange(&self, device: &CudaDevice<R>, op: &'static str, slot: usize) -> Source {
-        let buffers = self.buffers.borrow();
+        let buffers = self.buffers[device.stream()].borrow();
         let received = at(buffers.received.as_ref());
         device.launch_with(
             op,
@@ -138,7 +141,7 @@ impl<R: Driver> Ring<R> {
     }
 
     fn make_room(&self, device: &CudaDevice<R>, n_bytes: usize) -> Result<()> {
-        let mut buffers = self.buffers.borrow_mut();
+        let mut buffers = self.buffers[device.stream()].borrow_mut();
         if n_bytes <= buffers.n_bytes {
             return Ok(());
         }

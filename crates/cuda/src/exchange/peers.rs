@@ -14,7 +14,7 @@ use moeshard_tensor::dtype::DType;
 
 use super::{ALIGNMENT, Part, Source, WORD, at, largest};
 use crate::device::CudaDevice;
-use crate::driver::{Address, Driver};
+use crate::driver::{Address, Driver, N_STREAMS};
 use crate::memory::{Heap, Piece};
 use crate::operations::{named, words};
 use crate::pass::Word;
@@ -29,7 +29,7 @@ const ONCE_BYTES: usize = 64 << 10;
 const ONCE_THREADS: u32 = 1024;
 /// Threads of a block that meets the others.
 const WARP: u32 = 32;
-/// Ranks on one GPU whose streams have a queue each: one that waits at the head of a shared queue would keep back
+/// Streams of ranks on one GPU that have a queue each: one that waits at the head of a shared queue would keep back
 /// the one it waits for.
 const MOST_ON_ONE_GPU: usize = 8;
 /// How long a rank that leaves waits for those that may still read its memory.
@@ -101,6 +101,12 @@ pub(crate) struct Peers<R: Driver> {
     world: Arc<PeerWorld>,
     seat: Option<Seat>,
     rank: usize,
+    /// Each stream meets those of the same number.
+    streams: Vec<Stream<R>>,
+}
+
+/// How a stream meets those of other ranks.
+struct Stream<R: Driver> {
     /// u64 `[2]`
     state: Buffer<R>,
     /// u64 `[2, world]`, which the others write to.
@@ -132,7 +138,10 @@ impl<R: Driver> Peers<R> {
         }
         let ids = device.gather_words(device.driver.peer_id())?;
         let on_one = |id| ids.iter().filter(|&other| other == id).count();
-        if ids.iter().any(|id| on_one(id) > MOST_ON_ONE_GPU) {
+        // The same everywhere: streams of one number meet each other.
+        let most = ids.iter().map(on_one).max().unwrap_or(1);
+        let n_streams = (MOST_ON_ONE_GPU / most).min(N_STREAMS);
+        if n_streams == 0 {
             return Ok(None);
         }
         let mut reaches = true;
@@ -144,31 +153,29 @@ impl<R: Driver> Peers<R> {
         }
         // Before anybody knows where the others' memory is.
         let seat = Seat::take(world);
-        let inbox = Buffer::zeroed(heap, 2 * n_ranks * size_of::<u64>())?;
-        // The zeroes are there before anybody else writes.
-        device.driver.wait()?;
-        let addresses = device.gather_words(inbox.at())?;
+        let streams: Result<_> = (0..n_streams).map(|_| Stream::of(device)).collect();
         Ok(Some(Self {
             heap: Rc::clone(heap),
             world: Arc::clone(world),
             seat: Some(seat),
             rank: collective.rank(),
-            state: Buffer::zeroed(heap, 2 * size_of::<u64>())?,
-            _inbox: inbox,
-            inboxes: Buffer::of(heap, bytemuck::cast_slice(&addresses))?,
-            addresses,
-            buffers: RefCell::new(Buffers {
-                own: None,
-                all: Buffer::new(heap, n_ranks * size_of::<u64>())?,
-                half_bytes: 0,
-            }),
-            has_met: Cell::new(false),
+            streams: streams?,
         }))
+    }
+
+    /// Streams that may wait for other ranks at the same time.
+    pub(super) fn n_streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// That in which operations are done now.
+    fn stream(&self, device: &CudaDevice<R>) -> &Stream<R> {
+        &self.streams[device.stream()]
     }
 
     /// Makes room for what a rank publishes at a time. Every rank calls it with the same number.
     fn make_room(&self, device: &CudaDevice<R>, n_bytes: usize) -> Result<()> {
-        let mut buffers = self.buffers.borrow_mut();
+        let mut buffers = self.stream(device).buffers.borrow_mut();
         if n_bytes <= buffers.half_bytes {
             return Ok(());
         }
@@ -195,19 +202,20 @@ impl<R: Driver> Peers<R> {
         slot: usize,
     ) -> Result<Source> {
         self.make_room(device, slot)?;
-        let buffers = self.buffers.borrow();
-        let (half_bytes, state) = (buffers.half_bytes, Word::address(self.state.at()));
+        let stream = self.stream(device);
+        let buffers = stream.buffers.borrow();
+        let (half_bytes, state) = (buffers.half_bytes, Word::address(stream.state.at()));
         for part in parts {
             device.publish(part, at(buffers.own.as_ref()), half_bytes, state);
         }
-        self.has_met.set(true);
+        stream.has_met.set(true);
         device.launch_with(
             "exchange_meet",
             [1, 1],
             WARP,
             0,
             &words![
-                Word::address(self.inboxes.at()),
+                Word::address(stream.inboxes.at()),
                 state,
                 self.rank,
                 self.world.n_ranks,
@@ -245,9 +253,10 @@ impl<R: Driver> Peers<R> {
             Word::address(second.map_or(0, |part| part.offset) as u64),
         ]
         .to_vec();
-        args.extend(self.meeting());
+        let stream = self.stream(device);
+        args.extend(self.meeting(stream));
         args.extend(words![
-            Word::address(self.buffers.borrow().all.at()),
+            Word::address(stream.buffers.borrow().all.at()),
             device.ranks_starts(n_rows),
             row_bytes / WORD,
             n_padded,
@@ -274,9 +283,10 @@ impl<R: Driver> Peers<R> {
         self.make_room(device, n_bytes)?;
         let rows = device.summed(x);
         let mut args = words![Word::piece(&rows), Word::address((n_bytes / WORD) as u64)].to_vec();
-        args.extend(self.meeting());
+        let stream = self.stream(device);
+        args.extend(self.meeting(stream));
         args.extend(words![
-            Word::address(self.buffers.borrow().all.at()),
+            Word::address(stream.buffers.borrow().all.at()),
             device.ranks_starts(n_rows),
             x.n_cols,
             n_padded,
@@ -288,14 +298,14 @@ impl<R: Driver> Peers<R> {
     }
 
     /// Where to publish, and how to meet the others.
-    fn meeting(&self) -> [Word; 7] {
-        let buffers = self.buffers.borrow();
-        self.has_met.set(true);
+    fn meeting(&self, stream: &Stream<R>) -> [Word; 7] {
+        let buffers = stream.buffers.borrow();
+        stream.has_met.set(true);
         [
             at(buffers.own.as_ref()),
             Word::address(buffers.half_bytes as u64),
-            Word::address(self.state.at()),
-            Word::address(self.inboxes.at()),
+            Word::address(stream.state.at()),
+            Word::address(stream.inboxes.at()),
             self.rank.into(),
             self.world.n_ranks.into(),
             Word::address(self.patience()),
@@ -309,13 +319,21 @@ impl<R: Driver> Peers<R> {
 
     /// That the others have come whenever they were waited for. Everything that was started is done.
     pub(crate) fn check(&self) -> Result<()> {
-        if !self.has_met.replace(false) {
-            return Ok(());
+        for stream in &self.streams {
+            if !stream.has_met.replace(false) {
+                continue;
+            }
+            let mut state = [0_u64; 2];
+            stream.state.read(bytemuck::cast_slice_mut(&mut state))?;
+            self.check_state(state[1])?;
         }
-        let mut state = [0_u64; 2];
-        self.state.read(bytemuck::cast_slice_mut(&mut state))?;
+        Ok(())
+    }
+
+    /// That nobody was waited for in vain.
+    fn check_state(&self, word: u64) -> Result<()> {
         let (rank, world_size) = (self.rank, self.world.n_ranks);
-        match state[1] {
+        match word {
             0 => Ok(()),
             word if word & HAS_LEFT != 0 => Err(CollectiveError::Poisoned {
                 op: OP,
@@ -334,11 +352,34 @@ impl<R: Driver> Peers<R> {
     }
 }
 
+impl<R: Driver> Stream<R> {
+    /// This rank's end of what streams of one number exchange. Every rank calls it.
+    fn of(device: &CudaDevice<R>) -> Result<Self> {
+        let (heap, n_ranks) = (&device.heap, device.collective.world_size());
+        let inbox = Buffer::zeroed(heap, 2 * n_ranks * size_of::<u64>())?;
+        // The zeroes are there before anybody else writes.
+        device.driver.wait()?;
+        let addresses = device.gather_words(inbox.at())?;
+        Ok(Self {
+            state: Buffer::zeroed(heap, 2 * size_of::<u64>())?,
+            _inbox: inbox,
+            inboxes: Buffer::of(heap, bytemuck::cast_slice(&addresses))?,
+            addresses,
+            buffers: RefCell::new(Buffers {
+                own: None,
+                all: Buffer::new(heap, n_ranks * size_of::<u64>())?,
+                half_bytes: 0,
+            }),
+            has_met: Cell::new(false),
+        })
+    }
+}
+
 impl<R: Driver> Drop for Peers<R> {
     fn drop(&mut self) {
         let n_ranks = self.world.n_ranks;
         // Whoever waits for this rank from now on need not wait long.
-        for at in &self.addresses {
+        for at in self.streams.iter().flat_map(|stream| &stream.addresses) {
             let word = at + ((n_ranks + self.rank) * size_of::<u64>()) as u64;
             // SAFETY: inboxes are there until all ranks have left. A device that has failed cannot tell.
             let _ = unsafe { self.heap.driver.upload(&1_u64.to_ne_bytes(), word) };

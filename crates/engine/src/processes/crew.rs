@@ -8,9 +8,9 @@ use moeshard_encoder::error::EncoderError;
 use moeshard_tensor::collective::CollectiveError;
 use moeshard_tensor::device::DeviceError;
 
-use super::LEAVING;
 use super::link::Link;
 use super::wire::Message;
+use super::{HEARSAY, LEAVING};
 use crate::rank::RankAnswer;
 
 /// Told once, when the processes cannot go on together, why.
@@ -75,9 +75,21 @@ impl Crew {
                 // Nobody listens to a rank that the engine has given up.
                 let _ = answers.send(Err(given_up(reason)));
             }
+            // Behind whoever is about to wait.
+            drop(self.have_left());
             self.changed.notify_all();
         }
         self.failure.get().cloned().unwrap_or_default()
+    }
+
+    /// As [`Crew::fail`], where the reason is that of a rank which knows only that another one has failed: that one
+    /// may say why.
+    pub(crate) fn fail_by_hearsay(&self, reason: &str) -> String {
+        let is_unknown = |_: &mut Vec<usize>| self.failure.get().is_none();
+        let _ = self
+            .changed
+            .wait_timeout_while(self.have_left(), HEARSAY, is_unknown);
+        self.fail(reason)
     }
 
     /// A process has no more to say.

@@ -1,19 +1,17 @@
 //! The other end: a process that does what rank 0 says.
 
 use std::io;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use moeshard_encoder::error::EncoderError;
 use moeshard_encoder::model::Model;
-use moeshard_tensor::collective::CollectiveError;
 
 use super::link::Link;
-use super::meet;
 use super::wire::Message;
-use super::{JoinWorld, leave};
+use super::{HEARSAY, JoinWorld, is_hearsay, leave};
 use crate::engine::{Layout, StartError, check_layout};
 use crate::rank::{DeviceMaker, Jobs, RankSetUp, start};
 
@@ -37,6 +35,12 @@ pub enum FollowError {
     /// Some rank failed, and rank 0 has said why.
     #[error("rank 0 has ended the job")]
     Ended,
+}
+
+impl From<io::Error> for FollowError {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
 }
 
 /// What may happen to a follower.
@@ -64,31 +68,29 @@ pub fn follow<M: DeviceMaker>(
     join: JoinWorld,
 ) -> Result<(), FollowError> {
     check_layout(&model, layout)?;
-    let (invitations, invited) = channel();
+    let (links, linked) = channel();
     let set_up = RankSetUp {
         plan: layout.plan(rank),
         sequence_capacity: layout.sequence_capacity,
         devices: Arc::new(devices),
         join: Box::new(move || {
-            let mut invitation = Vec::new();
-            let collective = join(&mut invitation)?;
+            let joined = join()?;
             // The follower is gone if nobody listens.
-            let _ = invitations.send(invitation);
-            Ok(collective)
+            let _ = links.send(joined.links);
+            Ok(joined.collective)
         }),
         progress: Arc::new(|_| {}),
         model,
     };
     let own = start(set_up, channel()).map_err(StartError::Rank)?;
-    let Ok(invitation) = invited.recv() else {
+    let Ok(links) = linked.recv() else {
         // This rank has failed, and says why.
         let error = own.answers.recv().ok().and_then(Result::err);
         let error = error.map_or(StartError::Stopped { rank }, StartError::Rank);
         return Err(error.into());
     };
     let (events, happened) = channel();
-    let link = connect(&invitation, rank, layout.n_ranks, own.jobs, events.clone())
-        .map_err(StartError::Rank)?;
+    let link = connect(links, own.jobs, events.clone())?;
     let leader = link.clone();
     let answering = {
         let stats = Arc::clone(&own.stats);
@@ -110,41 +112,23 @@ pub fn follow<M: DeviceMaker>(
 }
 
 /// Has what rank 0 sends come to this rank.
-fn connect(
-    invitation: &[u8],
-    rank: usize,
-    world_size: usize,
-    jobs: Jobs,
-    events: Sender<Event>,
-) -> Result<Link, EncoderError> {
-    let open = || -> io::Result<Link> {
-        let stream = meet::accept(invitation, rank)?;
-        Link::open(stream, "0", move |message| {
-            let event = match message {
-                Ok(Message::Job(job)) => {
-                    // A rank that takes no more has failed, and says so itself.
-                    jobs.send(job);
-                    return true;
-                }
-                Ok(Message::End { failed }) => Event::End { failed },
-                Ok(_) => return true,
-                Err(reason) => Event::Lost(reason),
-            };
-            let _ = events.send(event);
-            // The queue of jobs goes with this closure.
-            false
-        })
-    };
-    open().map_err(|error| {
-        let reason = error.to_string();
-        let op = "meeting rank 0";
-        moeshard_tensor::device::DeviceError::Collective(CollectiveError::Transport {
-            op,
-            rank,
-            world_size,
-            reason,
-        })
-        .into()
+fn connect(links: Vec<TcpStream>, jobs: Jobs, events: Sender<Event>) -> io::Result<Link> {
+    let stream = links.into_iter().next();
+    let stream = stream.ok_or_else(|| io::Error::other("there is no link to rank 0"))?;
+    Link::open(stream, "0", move |message| {
+        let event = match message {
+            Ok(Message::Job(job)) => {
+                // A rank that takes no more has failed, and says so itself.
+                jobs.send(job);
+                return true;
+            }
+            Ok(Message::End { failed }) => Event::End { failed },
+            Ok(_) => return true,
+            Err(reason) => Event::Lost(reason),
+        };
+        let _ = events.send(event);
+        // The queue of jobs goes with this closure.
+        false
     })
 }
 
@@ -158,6 +142,10 @@ fn answer_all(
         let stats = *stats
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if answer.as_ref().is_err_and(is_hearsay) {
+            // Rank 0 is told nothing that it may know better by itself.
+            thread::sleep(HEARSAY);
+        }
         let answer = answer.map_err(|error| error.to_string());
         let failure = answer.as_ref().err().cloned();
         // That rank 0 is gone is heard by whoever listens to it.

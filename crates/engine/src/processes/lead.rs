@@ -5,13 +5,11 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use moeshard_encoder::model::Model;
-use moeshard_tensor::collective::CollectiveError;
 use moeshard_tensor::device::DeviceStats;
 
 use super::JoinWorld;
 use super::crew::{Crew, OnLost, given_up};
 use super::link::Link;
-use super::meet::Meeting;
 use super::wire::Message;
 use crate::engine::{Layout, RankEngine, StartError, check_layout};
 use crate::rank::{DeviceMaker, Jobs, Rank, RankAnswer, RankSetUp, start};
@@ -20,8 +18,6 @@ use crate::rank::{DeviceMaker, Jobs, Rank, RankAnswer, RankSetUp, start};
 pub struct Leadership {
     /// Joins the launcher's world.
     pub join: JoinWorld,
-    /// Names or addresses under which the others may reach this process, before those that it finds itself.
-    pub hosts: Vec<String>,
     /// Told when the processes cannot go on together.
     pub on_lost: OnLost,
 }
@@ -49,11 +45,7 @@ impl RankEngine {
         progress: &Arc<dyn Fn(u64) + Send + Sync>,
     ) -> Result<Self, StartError> {
         check_layout(model, layout)?;
-        let Leadership {
-            join,
-            hosts,
-            on_lost,
-        } = leadership;
+        let Leadership { join, on_lost } = leadership;
         let crew = Arc::new(Crew::new(on_lost));
         let (streams, met) = channel();
         let set_up = RankSetUp {
@@ -62,8 +54,10 @@ impl RankEngine {
             sequence_capacity: layout.sequence_capacity,
             devices: Arc::new(devices),
             join: Box::new(move || {
-                let collective = meet(join, &hosts, layout.n_ranks, &streams)?;
-                Ok(collective)
+                let joined = join()?;
+                // The engine is gone if nobody listens.
+                let _ = streams.send(joined.links);
+                Ok(joined.collective)
             }),
             progress: Arc::clone(progress),
         };
@@ -75,30 +69,8 @@ impl RankEngine {
         if let Ok(streams) = met.recv() {
             ranks.extend(remote_ranks(&crew, streams)?);
         }
-        Self::of_ranks(model, ranks, Some(crew))
+        Self::of_ranks(model, layout, ranks, Some(crew))
     }
-}
-
-/// Joins the world and waits for the others' connections.
-fn meet(
-    join: JoinWorld,
-    hosts: &[String],
-    world_size: usize,
-    streams: &Sender<Vec<TcpStream>>,
-) -> Result<Box<dyn moeshard_tensor::collective::Collective>, CollectiveError> {
-    let broken = |error: std::io::Error| CollectiveError::Transport {
-        op: "meeting the other processes",
-        rank: 0,
-        world_size,
-        reason: error.to_string(),
-    };
-    let meeting = Meeting::open().map_err(broken)?;
-    let mut invitation = meeting.invitation(hosts).map_err(broken)?;
-    let collective = join(&mut invitation)?;
-    let met = meeting.wait(world_size).map_err(broken)?;
-    // The engine is gone if nobody listens.
-    let _ = streams.send(met);
-    Ok(collective)
 }
 
 /// The ranks at the other ends.
@@ -120,6 +92,7 @@ fn remote_ranks(crew: &Arc<Crew>, streams: Vec<TcpStream>) -> Result<Vec<Rank>, 
             jobs: Jobs::Process(link),
             answers,
             stats,
+            n_streams: Arc::default(),
             thread: None,
         });
     }

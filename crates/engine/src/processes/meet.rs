@@ -1,44 +1,44 @@
-//! How rank 0 and the others find each other: rank 0 listens, its address travels through the
-//! launcher's library together with a token, and the others connect.
+//! How ranks that know of each other connect: one listens, its address travels by other means together with
+//! a token, and the others connect.
 
 use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::BuildHasher;
-use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
-use std::thread;
+use std::io::{self, ErrorKind, Read};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use moeshard_tensor::collective::CollectiveError;
+
+use super::door::{Door, FirstWords, TRY, notice_silence};
 use super::wire::{Message, Token};
 
-/// The longest that rank 0 waits for the others to connect. They all have just met by other means.
+/// The longest that a rank waits for the others to connect. They all have just met by other means.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The longest that an address is tried, or a stranger listened to.
-const TRY: Duration = Duration::from_secs(3);
+/// A first word is no longer; who says more is a stranger.
+const MOST_HELLO: u64 = 64;
 
-/// Where rank 0 waits for the others.
-#[derive(Debug)]
+/// Where a rank waits for others.
 pub(super) struct Meeting {
-    listener: TcpListener,
+    door: Door<(usize, TcpStream)>,
     token: Token,
 }
 
 impl Meeting {
     /// Listens on any free port of every address.
     pub(super) fn open() -> io::Result<Self> {
-        // The first takes both kinds of addresses, where there is the newer one.
-        let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))
-            .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
+        let token = token();
         Ok(Self {
-            listener,
-            token: token(),
+            door: Door::open(0, move |stream| welcome(token, stream))?,
+            token,
         })
     }
 
     /// What the others must know: the token, and where this process may be reached. `hosts` come first.
     pub(super) fn invitation(&self, hosts: &[String]) -> io::Result<Vec<u8>> {
-        let port = self.listener.local_addr()?.port();
+        let port = self.door.port()?;
         let mut hosts = hosts.to_vec();
         hosts.extend(address_of_route());
         hosts.extend(hostname());
@@ -52,58 +52,87 @@ impl Meeting {
         Ok(invitation)
     }
 
-    /// Waits for ranks `1 .. world_size`; their connections in this order.
-    pub(super) fn wait(self, world_size: usize) -> io::Result<Vec<TcpStream>> {
-        let mut streams: Vec<Option<TcpStream>> = (1..world_size).map(|_| None).collect();
+    /// Waits for ranks; their connections in this order. Gives up when `check` fails.
+    pub(super) fn wait<E: From<io::Error>>(
+        self,
+        ranks: Range<usize>,
+        check: impl Fn() -> Result<(), E>,
+    ) -> Result<Vec<TcpStream>, E> {
+        let mut streams: Vec<Option<TcpStream>> = ranks.clone().map(|_| None).collect();
         let deadline = Instant::now() + PATIENCE;
-        self.listener.set_nonblocking(true)?;
         while let Some(missing) = streams.iter().position(Option::is_none) {
-            match self.listener.accept() {
-                Ok((stream, _)) => {
-                    // A stranger, or one that is gone again, is nobody that is waited for.
-                    let welcomed = self.welcome(stream).ok();
-                    let known = welcomed.and_then(|(rank, stream)| {
-                        let place = streams.get_mut(rank.checked_sub(1)?)?;
-                        place.is_none().then(|| *place = Some(stream))
-                    });
-                    if known.is_none() {
-                        pause();
-                    }
+            if let Some((rank, stream)) = self.door.look() {
+                let place = rank.checked_sub(ranks.start);
+                let place = place.and_then(|place| streams.get_mut(place));
+                if let Some(place @ None) = place {
+                    *place = Some(stream);
                 }
-                Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
-                Err(_) if Instant::now() > deadline => {
-                    let seconds = PATIENCE.as_secs();
-                    let reason =
-                        format!("rank {} has not connected within {seconds} s", missing + 1);
-                    return Err(io::Error::new(ErrorKind::TimedOut, reason));
-                }
-                Err(_) => pause(),
+                continue;
+            }
+            check()?;
+            if Instant::now() > deadline {
+                let (rank, seconds) = (ranks.start + missing, PATIENCE.as_secs());
+                let reason = format!("rank {rank} has not connected within {seconds} s");
+                return Err(io::Error::new(ErrorKind::TimedOut, reason).into());
             }
         }
         Ok(streams.into_iter().flatten().collect())
     }
+}
 
-    /// Lets in whoever has the token.
-    fn welcome(&self, mut stream: TcpStream) -> io::Result<(usize, TcpStream)> {
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(TRY))?;
-        match Message::read(&mut stream)? {
-            Message::Hello { token, rank } if token == self.token => {
-                Message::Ping.write(&mut stream)?;
-                Ok((rank, stream))
-            }
-            _ => Err(ErrorKind::PermissionDenied.into()),
+/// Lets in whoever has the token.
+fn welcome(token: Token, mut stream: TcpStream) -> io::Result<(usize, TcpStream)> {
+    match Message::read(&mut FirstWords::of(&stream).take(MOST_HELLO))? {
+        Message::Hello { token: found, rank } if found == token => {
+            Message::Ping.write(&mut stream)?;
+            stream.set_read_timeout(None)?;
+            stream.set_write_timeout(None)?;
+            Ok((rank, stream))
         }
+        _ => Err(ErrorKind::PermissionDenied.into()),
     }
 }
 
-fn pause() {
-    thread::sleep(Duration::from_millis(2));
+/// Connects rank 0 with each other rank, where something else can hand a word of rank 0's on to all. At rank 0
+/// the connections are those to ranks 1, 2, …; at another the one to rank 0. `hosts` are names or addresses under
+/// which rank 0 may be reached, before those that it finds itself.
+///
+/// # Communication
+/// Every rank must call it; `broadcast` replaces the bytes by those of rank 0.
+///
+/// # Errors
+/// If the broadcast fails, or somebody cannot be reached.
+pub fn links(
+    (rank, world_size): (usize, usize),
+    hosts: &[String],
+    broadcast: impl FnOnce(&mut Vec<u8>) -> Result<(), CollectiveError>,
+) -> Result<Vec<TcpStream>, CollectiveError> {
+    let broken = |error: io::Error| CollectiveError::Transport {
+        op: match rank {
+            0 => "meeting the other processes",
+            _ => "meeting rank 0",
+        },
+        rank,
+        world_size,
+        reason: error.to_string(),
+    };
+    if rank > 0 {
+        let mut invitation = Vec::new();
+        broadcast(&mut invitation)?;
+        return accept(&invitation, rank)
+            .map(|stream| vec![stream])
+            .map_err(broken);
+    }
+    let meeting = Meeting::open().map_err(broken)?;
+    let mut invitation = meeting.invitation(hosts).map_err(broken)?;
+    broadcast(&mut invitation)?;
+    let waited: io::Result<_> = meeting.wait(1..world_size, || Ok(()));
+    waited.map_err(broken)
 }
 
-/// Connects this rank to rank 0, which has sent the invitation.
+/// Connects this rank to the one that has sent the invitation.
 pub(super) fn accept(invitation: &[u8], rank: usize) -> io::Result<TcpStream> {
-    let no_sense = || io::Error::new(ErrorKind::InvalidData, "rank 0's address makes no sense");
+    let no_sense = || io::Error::new(ErrorKind::InvalidData, "the address makes no sense");
     let (token, places) = invitation.split_first_chunk().ok_or_else(no_sense)?;
     let places = std::str::from_utf8(places).map_err(|_| no_sense())?;
     let hello = Message::Hello {
@@ -112,7 +141,7 @@ pub(super) fn accept(invitation: &[u8], rank: usize) -> io::Result<TcpStream> {
     };
     let mut failures = Vec::new();
     for place in places.lines().filter(|place| !place.is_empty()) {
-        // A name may have several addresses, and may be known on rank 0's machine alone.
+        // A name may have several addresses, and may be known on one machine alone.
         let addresses = place.to_socket_addrs().into_iter().flatten();
         for address in addresses {
             match say_hello(address, &hello) {
@@ -122,16 +151,19 @@ pub(super) fn accept(invitation: &[u8], rank: usize) -> io::Result<TcpStream> {
         }
     }
     let tried = failures.join("; ");
-    let reason = format!("cannot connect to rank 0 ({tried})");
-    Err(io::Error::other(reason))
+    Err(io::Error::other(format!("cannot connect ({tried})")))
 }
 
 fn say_hello(address: SocketAddr, hello: &Message) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(&address, TRY)?;
+    notice_silence(&stream)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     hello.write(&mut stream)?;
-    match Message::read(&mut stream)? {
-        Message::Ping => Ok(stream),
+    match Message::read(&mut stream.by_ref().take(MOST_HELLO))? {
+        Message::Ping => {
+            stream.set_read_timeout(None)?;
+            Ok(stream)
+        }
         _ => Err(ErrorKind::InvalidData.into()),
     }
 }
@@ -162,6 +194,8 @@ fn hostname() -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -170,9 +204,16 @@ mod tests {
         let invitation = meeting.invitation(&[]).expect("an address");
         let mut forged = invitation.clone();
         forged[0] ^= 1;
-        let port = meeting.listener.local_addr().expect("an address").port();
+        let port = meeting.door.port().expect("an address");
         let ranks = thread::spawn(move || {
-            // One that says nothing of sense, one with a wrong token, one whose rank is too high.
+            // Many that say nothing, one that says nothing of sense or without end, one with a wrong token, one
+            // whose rank is too high.
+            let silent = || TcpStream::connect(("127.0.0.1", port)).expect("the port");
+            let _silent: Vec<_> = (0..40).map(|_| silent()).collect();
+            let mut endless = vec![2];
+            endless.resize(1 << 20, 0xff);
+            // Nobody listens for long.
+            let _ = io::Write::write_all(&mut silent(), &endless);
             let noise = TcpStream::connect(("127.0.0.1", port)).expect("the port");
             io::Write::write_all(&mut &noise, &[9; 100]).expect("bytes");
             drop(noise);
@@ -180,7 +221,10 @@ mod tests {
             let _ = accept(&invitation, 5);
             [2, 1].map(|rank| accept(&invitation, rank).expect("a connection"))
         });
-        let streams = meeting.wait(3).expect("both ranks");
+        let started = Instant::now();
+        let streams: io::Result<_> = meeting.wait(1..3, || Ok(()));
+        let streams = streams.expect("both ranks");
+        assert!(started.elapsed() < TRY, "they are waited for");
         let ranks = ranks.join().expect("a thread");
         let peer = |stream: &TcpStream| stream.peer_addr().expect("an address").port();
         let own = |stream: &TcpStream| stream.local_addr().expect("an address").port();

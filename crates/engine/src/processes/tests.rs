@@ -1,43 +1,17 @@
 //! Processes played by threads: the collective is the in-process one, the links are real connections.
 
-use std::path::Path;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use moeshard_batcher::{Engine, EngineError, PackedBatch, Task};
-use moeshard_encoder::model::Model;
-use moeshard_encoder::shard::Strategy;
-use moeshard_tensor::collective::{Collective, in_process};
-use moeshard_tensor::cpu::Isa;
+use moeshard_tensor::collective::in_process;
 use moeshard_tensor::device::DeviceError;
-use moeshard_tensor::dtype::DType;
 
 use super::*;
-use crate::{CpuRanks, DeviceMaker, Layout, RankEngine};
-
-fn model() -> Arc<Model> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/nomic_moe");
-    Arc::new(Model::open(&folder).expect("nomic_moe"))
-}
-
-fn layout(n_ranks: usize) -> Layout {
-    Layout {
-        n_ranks,
-        strategy: Strategy::Sharded,
-        sequence_capacity: None,
-    }
-}
-
-fn cpu() -> CpuRanks {
-    CpuRanks {
-        dtype: DType::F32,
-        n_threads: 3,
-        binds_threads: false,
-        isa: Isa::detect(),
-    }
-}
+use crate::testing::{cpu, layout, model, told};
+use crate::{CpuRanks, DeviceMaker, RankEngine};
 
 fn batch(n_seqs: usize) -> PackedBatch {
     let task = Task::Embed {
@@ -57,16 +31,27 @@ fn joins(n_ranks: usize) -> Vec<JoinWorld> {
     let (words, heard): (Vec<_>, Vec<_>) = (1..n_ranks).map(|_| channel::<Vec<u8>>()).unzip();
     let mut ends = in_process(n_ranks, Duration::from_secs(20)).into_iter();
     let first = ends.next().expect("rank 0");
-    let lead: JoinWorld = Box::new(move |word| {
-        for other in words {
-            let _ = other.send(word.clone());
-        }
-        Ok(Box::new(first) as Box<dyn Collective>)
+    let lead: JoinWorld = Box::new(move || {
+        // Where nobody can be reached, which is known at once: a name would have to be asked for.
+        let hosts = ["255.255.255.255".to_owned()];
+        let links = links((0, n_ranks), &hosts, |word| {
+            for other in words {
+                let _ = other.send(word.clone());
+            }
+            Ok(())
+        });
+        let collective = Box::new(first);
+        links.map(|links| Joined { collective, links })
     });
-    let others = ends.zip(heard).map(|(end, heard)| -> JoinWorld {
-        Box::new(move |word| {
-            *word = heard.recv().unwrap_or_default();
-            Ok(Box::new(end) as Box<dyn Collective>)
+    let others = (1..).zip(ends).zip(heard);
+    let others = others.map(|((rank, end), heard)| -> JoinWorld {
+        Box::new(move || {
+            let links = links((rank, n_ranks), &[], |word| {
+                *word = heard.recv().unwrap_or_default();
+                Ok(())
+            });
+            let collective = Box::new(end);
+            links.map(|links| Joined { collective, links })
         })
     });
     std::iter::once(lead).chain(others).collect()
@@ -76,14 +61,8 @@ fn leadership(join: JoinWorld, lost: &Arc<Mutex<Vec<String>>>) -> Leadership {
     let lost = Arc::clone(lost);
     Leadership {
         join,
-        // Where nobody can be reached, which is known at once: a name would have to be asked for.
-        hosts: vec!["255.255.255.255".to_owned()],
         on_lost: Box::new(move |reason| lost.lock().expect("reasons").push(reason.to_owned())),
     }
-}
-
-fn told() -> Arc<dyn Fn(u64) + Send + Sync> {
-    Arc::new(|_| {})
 }
 
 #[test]
@@ -110,7 +89,7 @@ fn processes_have_the_bits_of_threads_and_leave_together() {
             for other in others {
                 other.join().expect("a thread").expect("it was let go");
             }
-            assert!(matches!(engine.run(&batch(1)), Err(EngineError::Lost(_))));
+            assert!(matches!(engine.run(&batch(1)), Err(EngineError::Failed(_))));
         });
         assert_eq!(*lost.lock().expect("reasons"), [""; 0]);
     }
@@ -162,10 +141,11 @@ fn a_lost_process_fails_the_batch_and_says_so_once() {
     let (cut, is_cut) = channel();
     let other = thread::spawn(move || {
         // It meets rank 0 and loads, and is gone at its first job.
-        let mut word = Vec::new();
-        let end = join(&mut word).expect("the world");
-        let stream = meet::accept(&word, 1).expect("rank 0");
-        let link = Link::open(stream, "0", |message| {
+        let Joined {
+            collective: end,
+            mut links,
+        } = join().expect("the world");
+        let link = Link::open(links.remove(0), "0", |message| {
             !matches!(message, Ok(Message::Job(_)))
         });
         let link = link.expect("a link");
@@ -184,10 +164,10 @@ fn a_lost_process_fails_the_batch_and_says_so_once() {
         thread::sleep(Duration::from_millis(50));
         cut.send(()).expect("the other");
         let error = run.join().expect("a thread").expect_err("rank 1 is gone");
-        assert!(matches!(error, EngineError::Lost(_)), "{error:?}");
+        assert!(matches!(error, EngineError::Failed(_)), "{error:?}");
     });
     let reason = "rank 1 is lost: its process is gone";
-    assert!(matches!(engine.run(&batch(1)), Err(EngineError::Lost(found)) if found == reason));
+    assert!(matches!(engine.run(&batch(1)), Err(EngineError::Failed(found)) if found == reason));
     assert_eq!(engine.stop(), Err(reason.to_owned()));
     assert_eq!(*lost.lock().expect("reasons"), [reason]);
     drop(other.join());

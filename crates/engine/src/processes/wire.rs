@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use moeshard_batcher::Task;
 use moeshard_tensor::device::DeviceStats;
 
-use crate::rank::RankJob;
+use crate::rank::{MicroBatch, RankJob};
 
 /// Proves that somebody belongs to this job: rank 0 makes it up, and the launcher's library hands it on.
 pub(crate) type Token = [u8; 16];
@@ -58,7 +58,8 @@ impl Message {
         message.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "a message makes no sense"))
     }
 
-    fn kind(&self) -> u8 {
+    /// The first byte of it on a link.
+    pub(crate) fn kind(&self) -> u8 {
         match self {
             Self::Hello { .. } => 0,
             Self::Ping => 1,
@@ -75,7 +76,10 @@ impl Message {
                 put(to, *rank);
             }
             Self::Ping => {}
-            Self::Job(job) => put_job(to, job),
+            Self::Job(job) => {
+                put(to, job.len());
+                job.iter().for_each(|micro| put_micro_batch(to, micro));
+            }
             Self::Answer { stats, answer } => {
                 to.extend_from_slice(&stats.expert_bytes.to_le_bytes());
                 to.extend_from_slice(&stats.expert_multiply_adds.to_le_bytes());
@@ -119,13 +123,13 @@ fn put_all(to: &mut Vec<u8>, numbers: &[usize]) {
     numbers.iter().for_each(|&n| put(to, n));
 }
 
-fn put_job(to: &mut Vec<u8>, job: &RankJob) {
-    put_ids(to, &job.ids);
-    put_ids(to, &job.type_ids);
-    put_all(to, &job.cu_seqlens);
-    put_all(to, &job.n_tokens_per_rank);
-    put(to, job.tasks.len());
-    for task in &job.tasks {
+fn put_micro_batch(to: &mut Vec<u8>, micro: &MicroBatch) {
+    put_ids(to, &micro.ids);
+    put_ids(to, &micro.type_ids);
+    put_all(to, &micro.cu_seqlens);
+    put_all(to, &micro.n_tokens_per_rank);
+    put(to, micro.tasks.len());
+    for task in &micro.tasks {
         let (kind, flag, dimensions) = match *task {
             Task::Embed {
                 normalize,
@@ -149,7 +153,7 @@ impl Rest<'_> {
                 rank: self.n()?,
             },
             1 => Message::Ping,
-            2 => Message::Job(self.job()?),
+            2 => Message::Job(self.list(Self::micro_batch)?),
             3 => Message::Answer {
                 stats: DeviceStats {
                     expert_bytes: self.u64()?,
@@ -165,8 +169,8 @@ impl Rest<'_> {
         })
     }
 
-    fn job(&mut self) -> Option<RankJob> {
-        Some(RankJob {
+    fn micro_batch(&mut self) -> Option<MicroBatch> {
+        Some(MicroBatch {
             ids: self.list(|rest| rest.bytes().map(u32::from_le_bytes))?,
             type_ids: self.list(|rest| rest.bytes().map(u32::from_le_bytes))?,
             cu_seqlens: self.list(Self::n)?,
@@ -253,7 +257,7 @@ mod tests {
             normalize: true,
             dimensions,
         };
-        round_trip(&Message::Job(RankJob {
+        let micro = MicroBatch {
             ids: vec![1, u32::MAX, 3],
             type_ids: vec![0, 1, 0],
             cu_seqlens: vec![0, 1, 2, 3],
@@ -263,7 +267,9 @@ mod tests {
                 Task::Classify { raw_scores: true },
             ],
             n_tokens_per_rank: [3, 0].into(),
-        }));
+        };
+        round_trip(&Message::Job(vec![micro.clone()]));
+        round_trip(&Message::Job(vec![MicroBatch::default(), micro]));
         let stats = DeviceStats {
             expert_bytes: 1,
             expert_multiply_adds: u64::MAX,

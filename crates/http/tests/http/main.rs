@@ -3,5 +3,6 @@
 mod bad_input;
 mod lifecycle;
 mod log;
+mod openai_errors;
 mod routes;
 mod support;

@@ -20,8 +20,11 @@ use crate::machine;
 #[cfg(feature = "emulated")]
 use crate::model::emulated_ranks;
 use crate::model::{DeviceKind, Opened, cpu_ranks, gpu_ranks, open};
-use measure::Bench;
+use measure::{Bench, Measured};
 use report::{Machine, Peak, Report};
+
+/// What a model was run on, what that could do at most, and what each shape took.
+type Found = (Machine, Peak, Vec<Measured>);
 
 /// An emulated GPU takes a second for what a real one does in a microsecond.
 #[cfg(feature = "emulated")]
@@ -37,18 +40,19 @@ const LITTLE: Effort = Effort {
 pub fn run(args: BenchArgs) -> Result<()> {
     let config = BenchConfig::try_from(args)?;
     let opened = open(&config.model)?;
-    let report = match config.model.compute.device {
-        DeviceKind::Cpu => on_cpu(&config, opened)?,
+    let (machine, peak, measured) = match config.model.compute.device {
+        DeviceKind::Cpu => on_cpu(&config, &opened)?,
         DeviceKind::Cuda { n_gpus } => {
             let gpus = gpu_ranks(&opened.model, &config.model.compute, n_gpus);
-            on_gpu(&config, opened, &gpus, Effort::GPU)?
+            on_gpu(&config, &opened, &gpus, Effort::GPU)?
         }
         #[cfg(feature = "emulated")]
         DeviceKind::Emulated => {
             let ranks = emulated_ranks(&opened.model, &config.model.compute);
-            on_gpu(&config, opened, &ranks, LITTLE)?
+            on_gpu(&config, &opened, &ranks, LITTLE)?
         }
     };
+    let report = Report::new(opened.name, machine, peak, &config.shapes, &measured);
     let mut out = io::stdout().lock();
     if config.json {
         serde_json::to_writer_pretty(&mut out, &report)?;
@@ -60,7 +64,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
 }
 
 /// On the cores of this machine, beside what they could do at most.
-fn on_cpu(config: &BenchConfig, opened: Opened) -> Result<Report> {
+fn on_cpu(config: &BenchConfig, opened: &Opened) -> Result<Found> {
     let (model, compute) = (&opened.model, &config.model.compute);
     let cores = cpu_ranks(model, compute);
     let bench = Bench::load(model, compute, &cores).with_context(|| opened.place.clone())?;
@@ -74,22 +78,16 @@ fn on_cpu(config: &BenchConfig, opened: Opened) -> Result<Report> {
         kernels: cores.isa.to_string(),
         n_threads: Some(cores.n_threads),
     };
-    Ok(Report::new(
-        opened.name,
-        machine,
-        peak,
-        &config.shapes,
-        &measured,
-    ))
+    Ok((machine, peak, measured))
 }
 
 /// On one GPU, beside what it could do at most.
 fn on_gpu<R: Driver>(
     config: &BenchConfig,
-    opened: Opened,
+    opened: &Opened,
     gpus: &impl DeviceMaker<Device = CudaDevice<R>>,
     effort: Effort,
-) -> Result<Report> {
+) -> Result<Found> {
     let (model, compute) = (&opened.model, &config.model.compute);
     let bench = Bench::load(model, compute, gpus).with_context(|| opened.place.clone())?;
     let device = bench.device();
@@ -107,11 +105,5 @@ fn on_gpu<R: Driver>(
         kernels: compute.device.kernels(),
         n_threads: None,
     };
-    Ok(Report::new(
-        opened.name,
-        machine,
-        peak,
-        &config.shapes,
-        &measured,
-    ))
+    Ok((machine, peak, measured))
 }

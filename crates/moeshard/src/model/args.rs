@@ -115,4 +115,10 @@ pub struct ComputeArgs {
     /// NLLB; what exceeds it is dropped [default: no limit]
     #[arg(long, value_name = "N")]
     pub expert_capacity: Option<usize>,
+
+    /// Batches of so many tokens or more run as two halves on ranks that share experts, one of which
+    /// computes while the other is exchanged; off; or auto: on GPUs, where it takes less time by the
+    /// rates [default: auto]
+    #[arg(long, value_name = "TOKENS")]
+    pub overlap: Option<String>,
 }

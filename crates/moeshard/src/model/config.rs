@@ -58,6 +58,8 @@ pub struct ModelConfig {
 pub struct ComputeConfig {
     /// What ranks compute on.
     pub device: DeviceKind,
+    /// The GPU of this process, where every rank is a process.
+    pub own_gpu: Option<usize>,
     /// What GPUs use besides.
     pub cuda_libs: CudaLibs,
     /// Ranks that share the experts.
@@ -76,6 +78,8 @@ pub struct ComputeConfig {
     pub rates: Option<PathBuf>,
     /// Most tokens that an expert takes from one sequence.
     pub sequence_capacity: Option<usize>,
+    /// When exchanges of one half of a batch are hidden under the other's compute.
+    pub overlap: Overlap,
 }
 
 impl TryFrom<ModelArgs> for ModelConfig {
@@ -111,6 +115,7 @@ impl TryFrom<ComputeArgs> for ComputeConfig {
         Ok(Self {
             cuda_libs: cuda_libs(device, args.cuda_libs.as_deref())?,
             device,
+            own_gpu: None,
             n_ranks,
             n_threads,
             shares_cores: args.share_cores,
@@ -123,7 +128,43 @@ impl TryFrom<ComputeArgs> for ComputeConfig {
                 false => uneven(args.experts.as_deref(), &args.shares, n_ranks)?,
             },
             sequence_capacity,
+            overlap: overlap(args.overlap.as_deref())?,
         })
+    }
+}
+
+/// When a batch is run as two halves, one of which computes while the other is exchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overlap {
+    /// On GPUs where it takes less time by the rates; never on cores, where ranks wait for each other in turns whatever is done.
+    Auto,
+    /// Never.
+    Off,
+    /// From so many tokens on.
+    From {
+        /// Tokens of a batch.
+        n_tokens: usize,
+        /// Only where a device has streams beside each other.
+        needs_streams: bool,
+    },
+}
+
+fn overlap(asked: Option<&str>) -> Result<Overlap, ArgError> {
+    let flag = "--overlap";
+    match asked {
+        None | Some("auto") => Ok(Overlap::Auto),
+        Some("off") => Ok(Overlap::Off),
+        Some(found) => match found.parse() {
+            Ok(n) => Ok(Overlap::From {
+                n_tokens: ArgError::at_least_one(flag, n)?,
+                needs_streams: false,
+            }),
+            Err(_) => Err(ArgError::Unknown {
+                flag,
+                expected: "auto, off or a number of tokens",
+                found: found.to_owned(),
+            }),
+        },
     }
 }
 

@@ -9,14 +9,14 @@ use moeshard_cuda::peak::{Effort, Peak};
 use moeshard_cuda::{CudaConfig, CudaDevice, PeerWorld};
 use moeshard_encoder::model::Model;
 use moeshard_encoder::shard::Shares;
-use moeshard_engine::processes::Leadership;
+use moeshard_engine::processes::{self, FollowError, JoinWorld, Leadership};
 use moeshard_engine::{CpuRanks, DeviceMaker, Layout, RankEngine, StartError};
 use moeshard_tensor::collective::{Collective, Solo};
 use moeshard_tensor::cpu::Isa;
 use moeshard_tensor::device::DeviceError;
 use moeshard_tensor::dtype::DType;
 
-use super::config::{ComputeConfig, CudaLibs};
+use super::config::{ComputeConfig, CudaLibs, Overlap};
 use super::load::dtype;
 
 /// The longest that a rank on a GPU waits for the others at a time.
@@ -78,11 +78,21 @@ pub(super) fn layout(compute: &ComputeConfig) -> Layout {
         n_ranks: compute.n_ranks,
         strategy: compute.strategy,
         sequence_capacity: compute.sequence_capacity,
+        overlap: match compute.overlap {
+            Overlap::From {
+                n_tokens,
+                needs_streams,
+            } => Some(moeshard_engine::Overlap {
+                n_tokens,
+                needs_streams,
+            }),
+            Overlap::Auto | Overlap::Off => None,
+        },
     }
 }
 
 /// Starts the ranks of a model on the devices that the user chose; with a leadership, ranks that are
-/// processes, on the cores of their machines.
+/// processes.
 pub(super) fn start(
     model: &Arc<Model>,
     compute: &ComputeConfig,
@@ -91,8 +101,7 @@ pub(super) fn start(
 ) -> Result<RankEngine, StartError> {
     let layout = layout(compute);
     if let Some(leadership) = leadership {
-        let cores = cpu_ranks(model, compute);
-        return RankEngine::lead(model, layout, cores, leadership, progress);
+        return lead(model, compute, leadership, progress);
     }
     match compute.device {
         DeviceKind::Cpu => {
@@ -114,11 +123,62 @@ pub(super) fn start(
     }
 }
 
-/// Ranks on GPUs, dealt out in turn.
+/// Leads ranks that are processes, of which this is the first.
+fn lead(
+    model: &Arc<Model>,
+    compute: &ComputeConfig,
+    leadership: Leadership,
+    progress: &Arc<dyn Fn(u64) + Send + Sync>,
+) -> Result<RankEngine, StartError> {
+    let layout = layout(compute);
+    match compute.device {
+        DeviceKind::Cpu => {
+            let cores = cpu_ranks(model, compute);
+            RankEngine::lead(model, layout, cores, leadership, progress)
+        }
+        DeviceKind::Cuda { n_gpus } => {
+            let gpus = gpu_ranks(model, compute, n_gpus);
+            RankEngine::lead(model, layout, gpus, leadership, progress)
+        }
+        #[cfg(feature = "emulated")]
+        DeviceKind::Emulated => {
+            let ranks = emulated_ranks(model, compute);
+            RankEngine::lead(model, layout, ranks, leadership, progress)
+        }
+    }
+}
+
+/// Runs a rank of a model until the first process says that it is over.
+pub(super) fn follow(
+    model: Arc<Model>,
+    compute: &ComputeConfig,
+    rank: usize,
+    join: JoinWorld,
+) -> Result<(), FollowError> {
+    let layout = layout(compute);
+    match compute.device {
+        DeviceKind::Cpu => {
+            let cores = cpu_ranks(&model, compute);
+            processes::follow(model, layout, cores, rank, join)
+        }
+        DeviceKind::Cuda { n_gpus } => {
+            let gpus = gpu_ranks(&model, compute, n_gpus);
+            processes::follow(model, layout, gpus, rank, join)
+        }
+        #[cfg(feature = "emulated")]
+        DeviceKind::Emulated => {
+            let ranks = emulated_ranks(&model, compute);
+            processes::follow(model, layout, ranks, rank, join)
+        }
+    }
+}
+
+/// Ranks on GPUs, dealt out in turn, unless every rank is a process with a GPU of its own.
 #[derive(Clone, Debug)]
 pub(crate) struct GpuRanks {
     config: CudaConfig,
     n_gpus: usize,
+    own_gpu: Option<usize>,
     libs: CudaLibs,
     world: Arc<PeerWorld>,
 }
@@ -127,7 +187,8 @@ impl DeviceMaker for GpuRanks {
     type Device = CudaDevice<Gpu>;
 
     fn make(&self, collective: Box<dyn Collective>) -> Result<Self::Device, DeviceError> {
-        let mut gpu = Gpu::open(collective.rank() % self.n_gpus)?;
+        let dealt = collective.rank() % self.n_gpus;
+        let mut gpu = Gpu::open(self.own_gpu.unwrap_or(dealt))?;
         if let Some(path) = &self.libs.cublaslt {
             let loaded = gpu.use_cublaslt(path);
             self.libs
@@ -211,8 +272,9 @@ pub(crate) fn gpu_ranks(model: &Model, compute: &ComputeConfig, n_gpus: usize) -
     GpuRanks {
         config: cuda_config(model, compute),
         n_gpus,
+        own_gpu: compute.own_gpu,
         libs: compute.cuda_libs.clone(),
-        world: PeerWorld::new(compute.n_ranks, DEADLINE),
+        world: peers(compute),
     }
 }
 
@@ -221,8 +283,17 @@ pub(crate) fn gpu_ranks(model: &Model, compute: &ComputeConfig, n_gpus: usize) -
 pub(crate) fn emulated_ranks(model: &Model, compute: &ComputeConfig) -> EmulatedRanks {
     EmulatedRanks {
         config: cuda_config(model, compute),
-        world: PeerWorld::new(compute.n_ranks, DEADLINE),
+        world: peers(compute),
     }
+}
+
+/// The ranks of this process, which may read each other's memory.
+fn peers(compute: &ComputeConfig) -> Arc<PeerWorld> {
+    let n_here = match compute.own_gpu {
+        Some(_) => 1,
+        None => compute.n_ranks,
+    };
+    PeerWorld::new(n_here, DEADLINE)
 }
 
 /// What a model needs of a GPU.

@@ -15,13 +15,16 @@ use moeshard_engine::RankEngine;
 use moeshard_engine::processes::Leadership;
 use moeshard_tensor::dtype::DType;
 
-use super::config::ComputeConfig;
+use super::config::{ComputeConfig, Overlap};
 use super::devices::{self, DeviceKind};
 use super::open::Opened;
 use super::processes::Processes;
-use crate::cost::{Rates, best};
+use crate::cost::{Rates, best, overlap_from};
 use crate::footprint::{Held, bytes_to_read};
 use crate::progress::Progress;
+
+/// Tokens of a text that a batch has many of.
+const SHORT_TEXT: usize = 64;
 
 /// A model that answers.
 pub struct Loaded {
@@ -82,7 +85,12 @@ pub fn load_over(
     check_room(&model, compute).with_context(|| place.clone())?;
     let engine = start(&model, compute, leadership, &place)?;
     if let Some(n_tokens) = compute.device.first_batch(batcher.max_batch_tokens) {
-        warm_up(&engine, n_tokens, info.max_length).with_context(|| place.clone())?;
+        // Short texts can be split where long ones cannot, and need other memory.
+        let lengths = match compute.overlap {
+            Overlap::From { .. } => vec![info.max_length, info.max_length.min(SHORT_TEXT)],
+            Overlap::Auto | Overlap::Off => vec![info.max_length],
+        };
+        warm_up(&engine, n_tokens, &lengths).with_context(|| place.clone())?;
     }
     let engine = Arc::new(engine);
     let (handle, worker) = pair(Arc::clone(&engine) as _, tokenizers, info, batcher);
@@ -116,11 +124,12 @@ fn start(
 
 /// Runs larger and larger batches up to the largest, so that memory is taken before anybody asks. If one does not
 /// fit, the error names one that does.
-fn warm_up(engine: &RankEngine, n_tokens: usize, max_length: usize) -> Result<()> {
+fn warm_up(engine: &RankEngine, n_tokens: usize, lengths: &[usize]) -> Result<()> {
     let mut fits = None;
     for part in [8, 4, 2, 1] {
         let n = n_tokens.div_ceil(part);
-        run_blank(engine, n, max_length).with_context(|| {
+        let run = |&length| run_blank(engine, n, length);
+        lengths.iter().try_for_each(run).with_context(|| {
             let advice = fits.map_or_else(String::new, |fits| {
                 format!(", though {fits} fit (--max-batch-tokens)")
             });
@@ -131,8 +140,8 @@ fn warm_up(engine: &RankEngine, n_tokens: usize, max_length: usize) -> Result<()
     Ok(())
 }
 
-fn run_blank(engine: &RankEngine, n_tokens: usize, max_length: usize) -> Result<()> {
-    let mut cu_seqlens: Vec<usize> = (0..n_tokens).step_by(max_length.max(1)).collect();
+fn run_blank(engine: &RankEngine, n_tokens: usize, length: usize) -> Result<()> {
+    let mut cu_seqlens: Vec<usize> = (0..n_tokens).step_by(length.max(1)).collect();
     cu_seqlens.push(n_tokens);
     let task = Task::Embed {
         normalize: false,
@@ -187,18 +196,35 @@ fn check_room(model: &Model, compute: &ComputeConfig) -> Result<()> {
     held.check(&model.spec, memory).map_err(anyhow::Error::msg)
 }
 
-/// What to compute with, the layout of the experts decided.
+/// What to compute with, the layout of the experts and the overlap of their exchanges decided.
 ///
 /// # Errors
 /// If the rates cannot be read.
 pub fn settled(model: &Model, compute: &ComputeConfig) -> Result<ComputeConfig> {
     let mut settled = compute.clone();
     let is_cuda = matches!(compute.device, DeviceKind::Cuda { .. });
-    if !compute.is_auto || !is_cuda || compute.n_ranks == 1 {
+    if !is_cuda || compute.n_ranks == 1 {
         return Ok(settled);
     }
-    let (dtype, n_ranks) = (dtype(model, compute), compute.n_ranks);
     let rates = Rates::of(compute)?;
+    if compute.is_auto {
+        settled.strategy = cheapest(model, compute, &rates);
+        tracing::info!(experts = %settled.strategy, %rates, "layout chosen by its cost");
+    }
+    if compute.overlap == Overlap::Auto {
+        let (strategy, dtype) = (settled.strategy, dtype(model, compute));
+        let from = overlap_from(&model.spec, strategy, compute.n_ranks, dtype, &rates);
+        settled.overlap = from.map_or(Overlap::Off, |n_tokens| Overlap::From {
+            n_tokens,
+            needs_streams: true,
+        });
+    }
+    Ok(settled)
+}
+
+/// Of the layouts that fit, the one that takes least time by the rates.
+fn cheapest(model: &Model, compute: &ComputeConfig, rates: &Rates) -> Strategy {
+    let (dtype, n_ranks) = (dtype(model, compute), compute.n_ranks);
     let memory = gpu_memory(compute.device);
     let fits = |strategy| {
         let held = Held {
@@ -214,14 +240,13 @@ pub fn settled(model: &Model, compute: &ComputeConfig) -> Result<ComputeConfig> 
             .is_some_and(|(bytes, memory)| bytes <= memory / 10 * 8)
     };
     let batch = (n_ranks, BatcherConfig::default().max_batch_tokens);
-    settled.strategy = best(&model.spec, batch, dtype, &rates, fits);
-    if settled.strategy == Strategy::Sharded
+    let strategy = best(&model.spec, batch, dtype, rates, fits);
+    if strategy == Strategy::Sharded
         && let Some(shares) = devices::shares_of_unlike_gpus(compute, dtype)
     {
-        settled.strategy = Strategy::Uneven(shares);
+        return Strategy::Uneven(shares);
     }
-    tracing::info!(experts = %settled.strategy, %rates, "layout chosen by its cost");
-    Ok(settled)
+    strategy
 }
 
 /// What clients are told of a model.

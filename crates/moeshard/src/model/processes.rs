@@ -5,18 +5,19 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use moeshard_encoder::model::Model;
-use moeshard_engine::processes::{self, FollowError, Leadership, OnLost};
+use moeshard_engine::Layout;
+use moeshard_engine::processes::{FollowError, Leadership, OnLost};
 
 use super::config::ComputeConfig;
-use super::devices::{cpu_ranks, layout};
+use super::devices::{self, layout};
 use super::load::dtype;
 use super::open::Opened;
-use crate::launch::Launch;
+use crate::launch::Joining;
 
 /// The processes of a job, as rank 0 has them.
 pub struct Processes {
-    /// How they were started.
-    pub launch: Launch,
+    /// How they find each other.
+    pub joining: Joining,
     /// Told when they cannot go on together.
     pub on_lost: OnLost,
 }
@@ -28,8 +29,7 @@ impl Processes {
     /// If the model cannot be read.
     pub(super) fn lead(self, model: &Model, compute: &ComputeConfig) -> Result<Leadership> {
         Ok(Leadership {
-            hosts: self.launch.hosts.clone(),
-            join: self.launch.join(agreement(model, compute)?),
+            join: self.joining.join(agreement(model, compute)?),
             on_lost: self.on_lost,
         })
     }
@@ -37,7 +37,7 @@ impl Processes {
 
 impl std::fmt::Debug for Processes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Processes").field(&self.launch).finish()
+        f.debug_tuple("Processes").field(&self.joining).finish()
     }
 }
 
@@ -48,18 +48,23 @@ impl std::fmt::Debug for Processes {
 pub fn follow(
     opened: Opened,
     compute: &ComputeConfig,
-    launch: &Launch,
+    joining: Joining,
 ) -> Result<Result<(), FollowError>> {
     let model = Arc::new(opened.model);
-    let join = launch.join(agreement(&model, compute)?);
-    let (layout, cores) = (layout(compute), cpu_ranks(&model, compute));
-    Ok(processes::follow(model, layout, cores, launch.rank, join))
+    let rank = joining.rank();
+    let join = joining.join(agreement(&model, compute)?);
+    Ok(devices::follow(model, compute, rank, join))
 }
 
 /// A number that processes share if they have the same model and the same flags of it.
 fn agreement(model: &Model, compute: &ComputeConfig) -> Result<u64> {
     let fingerprint = model.fingerprint().context("cannot read the model")?;
-    let of_layout = (layout(compute), dtype(model, compute));
+    // Rank 0 alone decides how it cuts batches.
+    let layout = Layout {
+        overlap: None,
+        ..layout(compute)
+    };
+    let of_layout = (layout, dtype(model, compute), compute.device.to_string());
     let settings = (model.settings.pooling, &model.spec.head);
     let mut hasher = DefaultHasher::new();
     format!("{fingerprint:?} {of_layout:?} {settings:?}").hash(&mut hasher);

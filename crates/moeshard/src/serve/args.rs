@@ -9,6 +9,7 @@ use moeshard_http::{ApiKey, HeaderValue, HttpConfig};
 
 use crate::arg_error::ArgError;
 use crate::batch_args::BatchArgs;
+use crate::launch::Leader;
 use crate::model::{HeadArgs, ModelArgs, ModelConfig};
 use crate::secret::Secret;
 
@@ -67,6 +68,12 @@ pub struct ServerArgs {
     #[arg(long, short, value_name = "PORT", default_value_t = DEFAULT_PORT)]
     pub port: u16,
 
+    /// Where the first of several processes waits for the others, if not where the launcher
+    /// says [default: MASTER_ADDR and the port behind MASTER_PORT, LWS_LEADER_ADDRESS:3001, or the
+    /// first machine of a step of Slurm]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub leader: Option<String>,
+
     /// Longest request body, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 32_000_000)]
     pub payload_limit: usize,
@@ -118,6 +125,8 @@ pub struct ServeConfig {
     pub batcher: BatcherConfig,
     /// Where to listen.
     pub address: SocketAddr,
+    /// Where the first of several processes waits for the others, if the user says so.
+    pub leader: Option<Leader>,
     /// Limits and secrets of the server.
     pub http: HttpConfig,
     /// What clients are told of the model, instead of what it says itself.
@@ -183,6 +192,7 @@ impl TryFrom<ServeArgs> for ServeConfig {
             model,
             batcher,
             address: SocketAddr::new(ip(&server.hostname)?, server.port),
+            leader: server.leader.as_deref().map(Leader::read).transpose()?,
             http: HttpConfig {
                 payload_limit,
                 max_client_batch_size,

@@ -25,9 +25,11 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinError;
 
+use processes::Job;
+
 pub use args::{DEFAULT_PORT, InfoOverrides, ServeArgs, ServeConfig, ServerArgs};
 
-use crate::launch::{self, Launch};
+use crate::launch;
 use crate::model::{self, Processes};
 
 /// How often the engine's health is looked at.
@@ -50,6 +52,9 @@ pub fn run(args: ServeArgs) -> Result<()> {
 
 fn run_alone(args: ServeArgs) -> Result<()> {
     let config = checked(args)?;
+    if config.leader.is_some() {
+        tracing::warn!("--leader has no effect: no launcher has started several processes");
+    }
     let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;
     let result = runtime.block_on(serve(config, None));
     // What hangs in a system call must not keep the process.
@@ -67,7 +72,7 @@ fn checked(args: ServeArgs) -> Result<ServeConfig> {
 }
 
 /// Serves a model, whose ranks are the processes of a launch, if there is one.
-async fn serve(config: ServeConfig, launch: Option<Launch>) -> Result<()> {
+async fn serve(config: ServeConfig, job: Option<Job>) -> Result<()> {
     let listener = bind(config.address).await?;
     let address = listener.local_addr()?;
     let shutdown = signals::shutdown()?;
@@ -83,8 +88,9 @@ async fn serve(config: ServeConfig, launch: Option<Launch>) -> Result<()> {
         }
     }));
     tracing::info!("listening on http://{address}, loading the model");
-    let is_launched = launch.is_some();
-    let (processes, lost) = processes::watched(launch, &slot);
+    let is_launched = job.is_some();
+    let (processes, lost) = processes::watched(job, &slot)?;
+    let missing = processes.as_ref().map(|p| p.joining.missing());
     let loading = load(config, slot, address, processes)?;
     tokio::pin!(shutdown, lost);
     let loaded = tokio::select! {
@@ -93,10 +99,16 @@ async fn serve(config: ServeConfig, launch: Option<Launch>) -> Result<()> {
         // A signal during the load: nothing has been accepted, so nothing is waited for. A launcher may
         // have sent it because a process is lost.
         () = &mut shutdown => match is_launched {
-            true => bail!("told to stop before the model was loaded"),
+            true => bail!(processes::stopped_early(lost, missing).await),
             false => return Ok(()),
         },
-        loaded = loading => loaded.context("loading was aborted")??,
+        loaded = loading => match (loaded.context("loading was aborted")?, &missing) {
+            (Err(error), Some(missing)) => {
+                processes::be_missed(missing).await;
+                return Err(error);
+            }
+            (loaded, _) => loaded?,
+        },
     };
     let until_stopped = async {
         let failure = tokio::select! {

@@ -1,17 +1,14 @@
 //! A server whose ranks are the processes of an MPI job.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// Longer than anything takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::client::{kill, wait_for};
 
 /// What every process runs: the program, and a line with its exit code. `mpirun` sends its signals to the
 /// shell as well, which outlives them.
@@ -89,8 +86,11 @@ impl Job {
 
     /// What all processes have said so far.
     pub(crate) fn log(&self) -> String {
-        let path: PathBuf = self.folder.path().join("log");
-        String::from_utf8_lossy(&fs::read(path).expect("the log")).into_owned()
+        read(&self.path())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("log")
     }
 
     /// The process of a rank, once it has said its number.
@@ -119,17 +119,8 @@ impl Job {
     }
 
     fn wait_for<T>(&mut self, found: impl Fn(&str) -> Option<T>) -> T {
-        let started = Instant::now();
-        loop {
-            let log = self.log();
-            if let Some(found) = found(&log) {
-                return found;
-            }
-            let ended = self.child.try_wait().expect("a process");
-            assert!(ended.is_none(), "{ended:?}: {log}");
-            assert!(started.elapsed() < PATIENCE, "it hangs: {log}");
-            thread::sleep(Duration::from_millis(2));
-        }
+        let log = self.path();
+        wait_for(&mut self.child, || read(&log), found)
     }
 
     /// Sends a signal to the job.
@@ -150,6 +141,10 @@ impl Job {
     }
 }
 
+fn read(log: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(log).expect("the log")).into_owned()
+}
+
 impl Drop for Job {
     fn drop(&mut self) {
         if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
@@ -158,28 +153,4 @@ impl Drop for Job {
             let _ = self.child.wait();
         }
     }
-}
-
-/// Sends a signal to a process, which may have ended.
-pub(crate) fn kill(signal: &str, process: u32) {
-    let mut command = Command::new("kill");
-    command.args(["-s", signal, &process.to_string()]);
-    let _ = command.stderr(Stdio::null()).status();
-}
-
-/// Head and body of an answer; an error if there is none or it breaks off.
-pub(crate) fn request(port: u16, head: &str, body: &str) -> std::io::Result<(String, String)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(
-        stream,
-        "{head} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\n\r\n{body}",
-        body.len()
-    )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let parts = answer.split_once("\r\n\r\n");
-    let (head, body) = parts.ok_or(std::io::ErrorKind::UnexpectedEof)?;
-    Ok((head.to_lowercase(), body.to_owned()))
 }

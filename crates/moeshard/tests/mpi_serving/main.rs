@@ -1,41 +1,32 @@
 //! `mpirun moeshard serve`: the answers of processes are those of ranks in one process, and a process that is
 //! lost ends the job at once.
 
+#[path = "../over_processes/client.rs"]
+mod client;
 mod job;
 mod lost;
 
 use std::process::Command;
 use std::time::Duration;
 
-use job::{Job, kill, request};
+use client::{answers, assert_close, kill};
+use job::Job;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_moeshard");
 
-const TEXTS: &str = r#"{"inputs": ["How do I activate my new card?", "my card was stolen",
-    "the exchange rate is wrong and I was charged twice for one payment", "ok"]}"#;
-
-/// What `/embed` and `/classify` make of several texts at once.
-fn answers(port: u16) -> [String; 2] {
-    ["/embed", "/classify"].map(|route| {
-        let (head, body) = request(port, &format!("POST {route}"), TEXTS).expect("an answer");
-        assert!(head.starts_with("http/1.1 200"), "{route}: {head} {body}");
-        body
-    })
-}
-
-fn numbers(body: &str) -> Vec<f32> {
-    let words = body.split(|c: char| !(c.is_ascii_digit() || ".-+eE".contains(c)));
-    words.filter_map(|word| word.parse().ok()).collect()
-}
+const BOTH: [&str; 2] = ["/embed", "/classify"];
 
 #[test]
 fn processes_answer_bit_for_bit_as_ranks_of_one() {
     let mut of_one = Vec::new();
     for n_ranks in 1..=4 {
         let mut job = Job::start(n_ranks);
-        let found = answers(job.ready());
+        let found = answers(job.ready(), &BOTH);
         let mut alone = Job::in_process(n_ranks);
-        assert!(found == answers(alone.ready()), "{n_ranks} processes");
+        assert!(
+            found == answers(alone.ready(), &BOTH),
+            "{n_ranks} processes"
+        );
         // To all processes by way of `mpirun`, which then has failed and may kill the others before they say
         // how they end; or to the first.
         let by_launcher = n_ranks < 3;
@@ -50,20 +41,11 @@ fn processes_answer_bit_for_bit_as_ranks_of_one() {
             let n_well = log.matches("exits with 0").count();
             assert_eq!((n_well, code), (n_ranks, Some(0)), "{log}");
         }
-        // Another number of ranks adds up in another order.
-        let found = numbers(&found[0]);
-        let largest = found.iter().fold(0f32, |most, x| most.max(x.abs()));
-        if n_ranks == 1 {
-            of_one = found;
-            continue;
+        match n_ranks {
+            1 => of_one = found,
+            // Another number of ranks adds up in another order.
+            _ => assert_close(&found[0], &of_one[0], &format!("{n_ranks} processes")),
         }
-        assert_eq!(found.len(), of_one.len());
-        let apart = found.iter().zip(&of_one).map(|(x, y)| (x - y).abs());
-        let apart = apart.fold(0f32, f32::max);
-        assert!(
-            apart <= 1e-5 * largest,
-            "{n_ranks} processes: {apart} of {largest}"
-        );
     }
 }
 
@@ -101,7 +83,7 @@ fn processes_with_different_flags_do_not_start() {
 #[test]
 fn the_script_for_mpirun_serves() {
     let mut job = Job::by_script(2);
-    answers(job.ready());
+    answers(job.ready(), &BOTH);
     kill("TERM", job.process_of(0));
     let (code, log) = job.end(Duration::from_secs(30));
     assert_eq!(code, Some(0), "{log}");

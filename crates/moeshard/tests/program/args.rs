@@ -35,6 +35,11 @@ fn impossible_values_are_named_with_what_is_possible() {
         &["--expert-capacity", "0"],
         "--expert-capacity must be at least 1, got 0",
     );
+    check(&["--overlap", "0"], "--overlap must be at least 1, got 0");
+    check(
+        &["--overlap", "often"],
+        "--overlap must be auto, off or a number of tokens, got `often`",
+    );
     check(
         &["--max-batch-tokens", "0"],
         "--max-batch-tokens must be at least 1, got 0",
@@ -375,7 +380,17 @@ fn several_processes_that_cannot_work_together_say_what_they_need() {
         assert!(!output.status.success() && last.contains(expect), "{said}");
     };
     let torchrun = [("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "a")];
-    check(&torchrun, &["serve"], "torchrun has started 2 processes");
+    let slurm = [("SLURM_PROCID", "1"), ("SLURM_STEP_NUM_TASKS", "2")];
+    check(
+        &slurm,
+        &["serve"],
+        "srun has started 2 processes, and nothing says where the first one is",
+    );
+    check(
+        &slurm,
+        &["serve", "--leader", "node-1:port"],
+        "--leader must be the HOST or HOST:PORT of rank 0",
+    );
     check(
         &torchrun,
         &["serve", "--ranks", "4"],

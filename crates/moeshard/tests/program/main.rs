@@ -5,6 +5,7 @@ mod args;
 mod bench;
 mod bulk;
 mod fake_hub;
+mod folders;
 mod hub;
 mod mnist;
 mod server;

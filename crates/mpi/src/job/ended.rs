@@ -1,4 +1,4 @@
-//! A last sentence from a rank that the launcher ends, and an end for one that hangs.
+//! A last sentence from a rank that the launcher ends.
 
 use std::ffi::c_int;
 use std::io;
@@ -47,11 +47,4 @@ extern "C" fn print_and_end(signal: c_int) {
         }
         libc::raise(signal);
     }
-}
-
-/// Ends the process at once, whatever its threads are doing: one that hangs in a call of MPI must not see
-/// the library taken down around it. The launcher answers by ending the other ranks.
-pub fn end_process(code: i32) -> ! {
-    // SAFETY: `_exit` may be called at any time; it runs nothing of this process.
-    unsafe { libc::_exit(code) }
 }

@@ -8,6 +8,5 @@ mod row_type;
 mod world;
 
 pub use collective::Collective;
-pub use ended::end_process;
 pub use exchange::Exchange;
 pub use world::World;

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use super::{Collective, CollectiveError, check_length};
+use super::{Collective, CollectiveError, check_counts, check_length};
 
 /// One rank's end of an in-process world. Dropping it lets the other ranks' next call fail.
 #[derive(Debug)]
@@ -159,16 +159,7 @@ impl InProcess {
         part: (&'static str, usize),
         whole: (&'static str, usize),
     ) -> Result<(), CollectiveError> {
-        let (rank, n) = (self.rank, self.world_size());
-        self.checked(check_length(op, "counts", rank, n, counts.len()))?;
-        self.checked(check_length(op, part.0, rank, counts[rank], part.1))?;
-        self.checked(check_length(
-            op,
-            whole.0,
-            rank,
-            counts.iter().sum(),
-            whole.1,
-        ))
+        self.checked(check_counts(op, self, counts, part, whole))
     }
 
     /// Adds elements `offset ..` of every rank's slot into `recv`, in rank order.

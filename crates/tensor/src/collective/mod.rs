@@ -5,9 +5,11 @@
 
 mod in_process;
 mod solo;
+mod tcp;
 
 pub use in_process::{InProcess, in_process};
 pub use solo::Solo;
+pub use tcp::Tcp;
 
 use std::time::Duration;
 
@@ -129,4 +131,18 @@ fn check_length(
         expected,
         got,
     })
+}
+
+/// Checks a call with a part for each rank: the counts, this rank's part, and all parts together.
+fn check_counts(
+    op: &'static str,
+    end: &impl Collective,
+    counts: &[usize],
+    part: (&'static str, usize),
+    whole: (&'static str, usize),
+) -> Result<(), CollectiveError> {
+    let rank = end.rank();
+    check_length(op, "counts", rank, end.world_size(), counts.len())?;
+    check_length(op, part.0, rank, counts[rank], part.1)?;
+    check_length(op, whole.0, rank, counts.iter().sum(), whole.1)
 }

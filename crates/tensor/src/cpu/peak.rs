@@ -77,17 +77,7 @@ pub fn read_bytes_per_second(device: &CpuDevice) -> f64 {
     let read = |chunk_idx: usize| {
         let data = &data[chunk_idx * chunk..(chunk_idx + 1) * chunk];
         // SAFETY: `CpuDevice::new` checks the instructions.
-        unsafe {
-            match isa {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 | Isa::Avx512Bf16 => {
-                    on_isa(isa, &Read::<Avx512Lanes>(data, PhantomData));
-                }
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => on_isa(isa, &Read::<Avx2Lanes>(data, PhantomData)),
-                _ => on_isa(isa, &Read::<PortableLanes>(data, PhantomData)),
-            }
-        }
+        unsafe { read(isa, data) };
     };
     let n_chunks = READ_BYTES / READ_CHUNK / N_PARTS;
     let mut part_idx = 0;
@@ -96,6 +86,46 @@ pub fn read_bytes_per_second(device: &CpuDevice) -> f64 {
         part_idx = (part_idx + 1) % N_PARTS;
     });
     (READ_BYTES / N_PARTS) as f64 / shortest
+}
+
+/// Reading `n_bytes` again and again, each thread its own: from the cache that holds as much.
+///
+/// # Units
+/// Bytes per second of all threads.
+pub fn cached_bytes_per_second(device: &CpuDevice, n_bytes: usize, duration: Duration) -> f64 {
+    const N_TIMES: usize = 32;
+    let (parallel, isa) = (&device.compute.parallel, device.config.isa);
+    let chunk = (n_bytes / size_of::<f32>()).max(1);
+    let mut data = pages::zeroed::<f32>(chunk * parallel.n_threads());
+    parallel.for_each_chunk(&mut data, chunk, |_, data| data.fill(1.0));
+    let shortest = shortest(duration, || {
+        parallel.for_each(parallel.n_threads(), |i| {
+            for _ in 0..N_TIMES {
+                // SAFETY: `CpuDevice::new` checks the instructions.
+                unsafe { read(isa, black_box(&data[i * chunk..(i + 1) * chunk])) };
+            }
+        });
+    });
+    (N_TIMES * data.len() * size_of::<f32>()) as f64 / shortest
+}
+
+/// Adds up all numbers.
+///
+/// # Safety
+/// The machine has `isa`.
+unsafe fn read(isa: Isa, data: &[f32]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Bf16 => {
+                on_isa(isa, &Read::<Avx512Lanes>(data, PhantomData));
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => on_isa(isa, &Read::<Avx2Lanes>(data, PhantomData)),
+            _ => on_isa(isa, &Read::<PortableLanes>(data, PhantomData)),
+        }
+    }
 }
 
 /// Seconds of the shortest of repeated runs.

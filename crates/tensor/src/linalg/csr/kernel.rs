@@ -126,6 +126,14 @@ impl Piece<'_> {
                 self.sums::<L, N, false>(rows, col, LANES);
                 col += N * LANES;
             }
+            if N > 4 && col + 4 * LANES <= self.cols.end {
+                self.sums::<L, 4, false>(rows, col, LANES);
+                col += 4 * LANES;
+            }
+            if N > 2 && col + 2 * LANES <= self.cols.end {
+                self.sums::<L, 2, false>(rows, col, LANES);
+                col += 2 * LANES;
+            }
             while col + LANES <= self.cols.end {
                 self.sums::<L, 1, false>(rows, col, LANES);
                 col += LANES;

@@ -263,7 +263,8 @@ impl Blocks {
         let row_bytes = csr.n_cols.max(1) * size_of::<f32>();
         let most_cols = match csr.is_local {
             true => n_cols,
-            false => (BLOCK_BYTES / row_bytes).max(LEAST_COLS),
+            // Whole steps of the kernel's widest loop.
+            false => (BLOCK_BYTES / row_bytes / LEAST_COLS * LEAST_COLS).max(LEAST_COLS),
         };
         let n_wanted = PIECES_PER_THREAD * n_threads;
         let fair_cols = n_cols.div_ceil(n_wanted).max(LEAST_COLS);

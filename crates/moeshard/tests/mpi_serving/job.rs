@@ -15,6 +15,9 @@ use crate::client::{kill, wait_for};
 const WRAPPED: &str = r#"trap : TERM; "$0" "$@"; code=$?
 echo "rank $OMPI_COMM_WORLD_RANK exits with $code" >&2; exit $code"#;
 
+/// How long a job that is not needed any more may take to end by itself.
+const LETS_GO: Duration = Duration::from_secs(10);
+
 /// A job, or a single server. Ended when it is dropped.
 pub(crate) struct Job {
     child: Child,
@@ -135,9 +138,17 @@ impl Job {
             if let Some(status) = self.child.try_wait().expect("a process") {
                 return (status.code(), self.log());
             }
-            assert!(started.elapsed() < within, "it hangs: {}", self.log());
+            assert!(started.elapsed() < within, "it hangs: {}", self.state());
             thread::sleep(Duration::from_millis(2));
         }
+    }
+
+    /// What all have said, and which of their processes are there.
+    fn state(&self) -> String {
+        let mut list = Command::new("ps");
+        list.args(["-eo", "pid,ppid,pgid,stat,wchan:32,etime,args"]);
+        let processes = list.output().map(|output| output.stdout).unwrap_or_default();
+        format!("{}\n{}", self.log(), String::from_utf8_lossy(&processes))
     }
 }
 
@@ -148,9 +159,15 @@ fn read(log: &Path) -> String {
 impl Drop for Job {
     fn drop(&mut self) {
         if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
-            // `mpirun` takes its processes with it.
+            // `mpirun` takes its processes with it, also where it is killed.
             self.signal("TERM");
-            let _ = self.child.wait();
+            let started = Instant::now();
+            while self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+                if started.elapsed() > LETS_GO {
+                    let _ = self.child.kill();
+                }
+                thread::sleep(Duration::from_millis(2));
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The other end: a process that does what rank 0 says.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use moeshard_encoder::model::Model;
 
 use super::link::Link;
+use super::sentinel;
 use super::wire::Message;
 use super::{HEARSAY, JoinWorld, is_hearsay, leave};
 use crate::engine::{Layout, StartError, check_layout};
@@ -90,7 +91,7 @@ pub fn follow<M: DeviceMaker>(
         return Err(error.into());
     };
     let (events, happened) = channel();
-    let link = connect(links, own.jobs, events.clone())?;
+    let link = connect(rank, links, own.jobs, events.clone())?;
     let leader = link.clone();
     let answering = {
         let stats = Arc::clone(&own.stats);
@@ -112,14 +113,24 @@ pub fn follow<M: DeviceMaker>(
 }
 
 /// Has what rank 0 sends come to this rank.
-fn connect(links: Vec<TcpStream>, jobs: Jobs, events: Sender<Event>) -> io::Result<Link> {
+fn connect(
+    rank: usize,
+    links: Vec<TcpStream>,
+    jobs: Jobs,
+    events: Sender<Event>,
+) -> io::Result<Link> {
     let stream = links.into_iter().next();
     let stream = stream.ok_or_else(|| io::Error::other("there is no link to rank 0"))?;
+    let leader = stream.peer_addr()?;
     Link::open(stream, "0", move |message| {
         let event = match message {
             Ok(Message::Job(job)) => {
                 // A rank that takes no more has failed, and says so itself.
                 jobs.send(job);
+                return true;
+            }
+            Ok(Message::Sentinels { token, port }) => {
+                sentinel::send_out(rank, token, SocketAddr::new(leader.ip(), port));
                 return true;
             }
             Ok(Message::End { failed }) => Event::End { failed },

@@ -10,6 +10,7 @@ use moeshard_tensor::device::DeviceStats;
 use super::JoinWorld;
 use super::crew::{Crew, OnLost, given_up};
 use super::link::Link;
+use super::sentinel;
 use super::wire::Message;
 use crate::engine::{Layout, RankEngine, StartError, check_layout};
 use crate::rank::{DeviceMaker, Jobs, Rank, RankAnswer, RankSetUp, start};
@@ -96,6 +97,8 @@ fn remote_ranks(crew: &Arc<Crew>, streams: Vec<TcpStream>) -> Result<Vec<Rank>, 
             thread: None,
         });
     }
+    // Without them there are the links.
+    let _ = sentinel::ask(crew, &links);
     crew.connect(links);
     Ok(ranks)
 }

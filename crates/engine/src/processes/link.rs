@@ -76,7 +76,7 @@ fn ping(stream: &Weak<Mutex<TcpStream>>) {
 }
 
 /// Why nothing more comes.
-fn why(error: &io::Error) -> String {
+pub(super) fn why(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
             "its process is gone".to_owned()

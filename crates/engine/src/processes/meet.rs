@@ -36,6 +36,20 @@ impl Meeting {
         })
     }
 
+    /// What whoever comes must know.
+    pub(super) fn token(&self) -> Token {
+        self.token
+    }
+
+    pub(super) fn port(&self) -> io::Result<u16> {
+        self.door.port()
+    }
+
+    /// Who has come meanwhile, if anybody; waits for a moment at most.
+    pub(super) fn look(&self) -> Option<(usize, TcpStream)> {
+        self.door.look()
+    }
+
     /// What the others must know: the token, and where this process may be reached. `hosts` come first.
     pub(super) fn invitation(&self, hosts: &[String]) -> io::Result<Vec<u8>> {
         let port = self.door.port()?;
@@ -154,7 +168,8 @@ pub(super) fn accept(invitation: &[u8], rank: usize) -> io::Result<TcpStream> {
     Err(io::Error::other(format!("cannot connect ({tried})")))
 }
 
-fn say_hello(address: SocketAddr, hello: &Message) -> io::Result<TcpStream> {
+/// Connects to whoever expects this.
+pub(super) fn say_hello(address: SocketAddr, hello: &Message) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(&address, TRY)?;
     notice_silence(&stream)?;
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -11,7 +11,8 @@
 //!
 //! In reading order: `wire` says how messages look, `link` sends them and notices silence, `door` lets processes in and
 //! strangers not, `meet` connects ranks that know of each other, `rendezvous` has them know of each other, `crew`
-//! is what rank 0 knows of the others, `lead` and `follow` are the two ends.
+//! is what rank 0 knows of the others, `sentinel` has it know at once when one is killed, `lead` and `follow` are the two
+//! ends.
 //!
 //! [`RankEngine::lead`]: crate::RankEngine::lead
 
@@ -22,6 +23,7 @@ mod lead;
 mod link;
 mod meet;
 mod rendezvous;
+mod sentinel;
 mod wire;
 
 use std::net::TcpStream;

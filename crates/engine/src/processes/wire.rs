@@ -19,6 +19,8 @@ pub(crate) enum Message {
     Hello { token: Token, rank: usize },
     /// Nothing but that the sender is there.
     Ping,
+    /// From rank 0: it expects sentinels at this port.
+    Sentinels { token: Token, port: u16 },
     /// A rank's share of a batch.
     Job(RankJob),
     /// What became of a job, or of a step of loading.
@@ -66,6 +68,7 @@ impl Message {
             Self::Job(_) => 2,
             Self::Answer { .. } => 3,
             Self::End { .. } => 4,
+            Self::Sentinels { .. } => 5,
         }
     }
 
@@ -99,6 +102,10 @@ impl Message {
                 }
             }
             Self::End { failed } => put(to, usize::from(*failed)),
+            Self::Sentinels { token, port } => {
+                to.extend_from_slice(token);
+                to.extend_from_slice(&port.to_le_bytes());
+            }
         }
     }
 }
@@ -164,6 +171,10 @@ impl Rest<'_> {
             },
             4 => Message::End {
                 failed: self.n()? != 0,
+            },
+            5 => Message::Sentinels {
+                token: self.bytes()?,
+                port: u16::from_le_bytes(self.bytes()?),
             },
             _ => return None,
         })
@@ -249,6 +260,10 @@ mod tests {
         round_trip(&Message::Hello {
             token: [7; 16],
             rank: 3,
+        });
+        round_trip(&Message::Sentinels {
+            token: [9; 16],
+            port: 65_000,
         });
         round_trip(&Message::Ping);
         round_trip(&Message::End { failed: true });

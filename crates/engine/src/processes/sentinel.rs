@@ -1,0 +1,182 @@
+//! Connections that end at once with the process that holds them.
+//!
+//! The system closes the connections of a killed process only after it has taken down its memory, and a GPU's if
+//! they were opened later: a second for 30 GB, and as long again as somebody else holds a lock on it. A link ends no
+//! earlier, and until then rank 0 takes a process for slow that is dead.
+//!
+//! Not all of a process need wait. On Linux a thread may have a table of files of its own, which is closed when the
+//! thread ends, and of all threads that are killed only the last takes the memory down. So every process sends out two
+//! *sentinels*, threads with such a table and a connection to rank 0 in it: one of the two is not the last. Where they
+//! cannot be had, the link's end has to do.
+
+use std::io::{self, ErrorKind, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::crew::Crew;
+use super::link::{Link, why};
+use super::meet::{Meeting, say_hello};
+use super::wire::{Message, Token};
+
+/// One of them may be the last thread of its process.
+const N_SENTINELS: usize = 2;
+
+/// How long rank 0 waits for them.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often rank 0 looks whether anybody still wants to know.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Asks the processes at the other ends for sentinels, and watches those that come.
+///
+/// # Errors
+/// If there is no port or no thread for it.
+pub(super) fn ask(crew: &Arc<Crew>, links: &[Link]) -> io::Result<()> {
+    let meeting = Meeting::open()?;
+    let (token, port) = (meeting.token(), meeting.port()?);
+    for link in links {
+        // One that cannot be told is gone, which its link says.
+        let _ = link.send(&Message::Sentinels { token, port });
+    }
+    let n_expected = links.len() * N_SENTINELS;
+    let crew = Arc::downgrade(crew);
+    let named = thread::Builder::new().name("sentinels".to_owned());
+    named.spawn(move || receive(&meeting, n_expected, &crew))?;
+    Ok(())
+}
+
+/// Lets sentinels in until all are there.
+fn receive(meeting: &Meeting, n_expected: usize, crew: &Weak<Crew>) {
+    let started = Instant::now();
+    let mut n_here = 0;
+    while n_here < n_expected && started.elapsed() < PATIENCE && crew.strong_count() > 0 {
+        let Some((rank, stream)) = meeting.look() else {
+            continue;
+        };
+        n_here += 1;
+        let crew = Weak::clone(crew);
+        let named = thread::Builder::new().name(format!("sentinel-{rank}"));
+        // Without a thread for this one there are the other and the link.
+        let _ = named.spawn(move || watch(&crew, rank, stream));
+    }
+}
+
+/// Waits for the end of a sentinel's connection.
+fn watch(crew: &Weak<Crew>, rank: usize, mut stream: TcpStream) {
+    if stream.set_read_timeout(Some(LOOK)).is_err() {
+        return;
+    }
+    while let Err(error) = stream.read_exact(&mut [0]) {
+        let Some(crew) = crew.upgrade() else { return };
+        match error.kind() {
+            ErrorKind::WouldBlock => {}
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => {
+                return crew.miss(rank, &why(&error));
+            }
+            // A broken line says nothing of the process: the link knows more.
+            _ => return,
+        }
+    }
+}
+
+/// Sends out this process' sentinels to rank 0, where that has asked for them.
+pub(super) fn send_out(rank: usize, token: Token, leader: SocketAddr) {
+    for _ in 0..N_SENTINELS {
+        let named = thread::Builder::new().name("sentinel".to_owned());
+        let hello = Message::Hello { token, rank };
+        // Without a thread, a table or a connection it is done without.
+        let _ = named.spawn(move || stand(leader, &hello));
+    }
+}
+
+/// Holds a connection until rank 0 closes it.
+fn stand(leader: SocketAddr, hello: &Message) -> io::Result<()> {
+    have_own_files()?;
+    // From here on nothing may leave this thread that has a file.
+    let mut stream = say_hello(leader, hello)?;
+    while let Ok(1..) = stream.read(&mut [0]) {}
+    Ok(())
+}
+
+/// Gives this thread a table of files of its own, in which there are the standard streams alone.
+#[cfg(target_os = "linux")]
+fn have_own_files() -> io::Result<()> {
+    const FIRST: libc::c_uint = libc::STDERR_FILENO.unsigned_abs() + 1;
+    // SAFETY: the call reads no memory. It closes files in this thread's new table alone, and the thread's stack holds none.
+    let failed = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            FIRST,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_UNSHARE,
+        )
+    };
+    match failed {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn have_own_files() -> io::Result<()> {
+    Err(ErrorKind::Unsupported.into())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::collections::HashSet;
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    /// What the files of a table are, as `socket:[1234]`.
+    fn files(table: &Path) -> HashSet<PathBuf> {
+        let entries = fs::read_dir(table).expect("a table of files");
+        let links = entries.map(|entry| fs::read_link(entry.expect("a file").path()));
+        links.filter_map(Result::ok).collect()
+    }
+
+    fn is_socket(file: &Path) -> bool {
+        file.to_string_lossy().starts_with("socket:")
+    }
+
+    /// The tables of this process' threads of this name.
+    fn tables_of(name: &str) -> Vec<HashSet<PathBuf>> {
+        let tasks = fs::read_dir("/proc/self/task").expect("threads");
+        let tasks = tasks.map(|task| task.expect("a thread").path());
+        // One that has just ended has no name.
+        let named = tasks.filter(|task| {
+            let found = fs::read_to_string(task.join("comm")).unwrap_or_default();
+            found.trim_end() == name
+        });
+        named.map(|task| files(&task.join("fd"))).collect()
+    }
+
+    #[test]
+    fn a_sentinels_connection_is_in_its_own_table_alone() {
+        let meeting = Meeting::open().expect("a port");
+        let leader = ([127, 0, 0, 1], meeting.port().expect("a port")).into();
+        send_out(3, meeting.token(), leader);
+        let mut ends = Vec::new();
+        let started = Instant::now();
+        while ends.len() < N_SENTINELS {
+            assert!(started.elapsed() < PATIENCE, "no sentinels");
+            ends.extend(meeting.look());
+        }
+        assert!(ends.iter().all(|(rank, _)| *rank == 3));
+        let tables = tables_of("sentinel");
+        assert!(tables.len() >= N_SENTINELS, "{tables:?}");
+        let shared = files(Path::new("/proc/self/fd"));
+        let mut held = HashSet::new();
+        for table in tables {
+            let own: Vec<_> = table.into_iter().filter(|file| is_socket(file)).collect();
+            let own: Vec<_> = own.iter().filter(|file| !shared.contains(*file)).collect();
+            assert_eq!(own.len(), 1, "{own:?}");
+            held.insert(own[0].clone());
+        }
+        assert!(held.len() >= N_SENTINELS, "{held:?}");
+    }
+}

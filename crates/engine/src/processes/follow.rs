@@ -1,7 +1,7 @@
 //! The other end: a process that does what rank 0 says.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -121,7 +121,7 @@ fn connect(
 ) -> io::Result<Link> {
     let stream = links.into_iter().next();
     let stream = stream.ok_or_else(|| io::Error::other("there is no link to rank 0"))?;
-    let leader = stream.peer_addr()?;
+    let mut leader = stream.peer_addr()?;
     Link::open(stream, "0", move |message| {
         let event = match message {
             Ok(Message::Job(job)) => {
@@ -130,7 +130,8 @@ fn connect(
                 return true;
             }
             Ok(Message::Sentinels { token, port }) => {
-                sentinel::send_out(rank, token, SocketAddr::new(leader.ip(), port));
+                leader.set_port(port);
+                sentinel::send_out(rank, token, leader);
                 return true;
             }
             Ok(Message::End { failed }) => Event::End { failed },

@@ -57,7 +57,7 @@ fn receive(meeting: &Meeting, n_expected: usize, crew: &Weak<Crew>) {
         };
         n_here += 1;
         let crew = Weak::clone(crew);
-        let named = thread::Builder::new().name(format!("sentinel-{rank}"));
+        let named = thread::Builder::new().name(format!("watch-{rank}"));
         // Without a thread for this one there are the other and the link.
         let _ = named.spawn(move || watch(&crew, rank, stream));
     }
@@ -84,7 +84,7 @@ fn watch(crew: &Weak<Crew>, rank: usize, mut stream: TcpStream) {
 /// Sends out this process' sentinels to rank 0, where that has asked for them.
 pub(super) fn send_out(rank: usize, token: Token, leader: SocketAddr) {
     for _ in 0..N_SENTINELS {
-        let named = thread::Builder::new().name("sentinel".to_owned());
+        let named = thread::Builder::new().name(format!("sentinel-{rank}"));
         let hello = Message::Hello { token, rank };
         // Without a thread, a table or a connection it is done without.
         let _ = named.spawn(move || stand(leader, &hello));
@@ -100,11 +100,21 @@ fn stand(leader: SocketAddr, hello: &Message) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives this thread a table of files of its own, in which there are the standard streams alone.
+/// Gives this thread a table of files of its own, in which there are the standard streams alone. No handler of a signal
+/// runs on it from then on: those write to files of the process.
 #[cfg(target_os = "linux")]
 fn have_own_files() -> io::Result<()> {
     const FIRST: libc::c_uint = libc::STDERR_FILENO.unsigned_abs() + 1;
-    // SAFETY: the call reads no memory. It closes files in this thread's new table alone, and the thread's stack holds none.
+    // SAFETY: a set of signals is plain data, filled before it is read, and the old one is not asked for.
+    let failed = unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut())
+    };
+    if failed != 0 {
+        return Err(io::Error::from_raw_os_error(failed));
+    }
+    // SAFETY: the call reads no memory. It closes files in this thread's new table alone, of which the thread holds none.
     let failed = unsafe {
         libc::syscall(
             libc::SYS_close_range,
@@ -143,40 +153,51 @@ mod tests {
         file.to_string_lossy().starts_with("socket:")
     }
 
-    /// The tables of this process' threads of this name.
-    fn tables_of(name: &str) -> Vec<HashSet<PathBuf>> {
+    /// This process' threads of this name.
+    fn threads_of(name: &str) -> Vec<PathBuf> {
         let tasks = fs::read_dir("/proc/self/task").expect("threads");
         let tasks = tasks.map(|task| task.expect("a thread").path());
-        // One that has just ended has no name.
+        // One of another test that has just ended has no name.
         let named = tasks.filter(|task| {
             let found = fs::read_to_string(task.join("comm")).unwrap_or_default();
             found.trim_end() == name
         });
-        named.map(|task| files(&task.join("fd"))).collect()
+        named.collect()
+    }
+
+    /// The signals that a thread does not take.
+    fn blocked(thread: &Path) -> u64 {
+        let status = fs::read_to_string(thread.join("status")).expect("a status");
+        let line = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+        u64::from_str_radix(line.expect("signals").trim(), 16).expect("a number")
     }
 
     #[test]
     fn a_sentinels_connection_is_in_its_own_table_alone() {
         let meeting = Meeting::open().expect("a port");
         let leader = ([127, 0, 0, 1], meeting.port().expect("a port")).into();
-        send_out(3, meeting.token(), leader);
+        // No other test has so many ranks.
+        let rank = 9173;
+        send_out(rank, meeting.token(), leader);
         let mut ends = Vec::new();
         let started = Instant::now();
         while ends.len() < N_SENTINELS {
             assert!(started.elapsed() < PATIENCE, "no sentinels");
             ends.extend(meeting.look());
         }
-        assert!(ends.iter().all(|(rank, _)| *rank == 3));
-        let tables = tables_of("sentinel");
-        assert!(tables.len() >= N_SENTINELS, "{tables:?}");
+        assert!(ends.iter().all(|(found, _)| *found == rank));
+        let sentinels = threads_of(&format!("sentinel-{rank}"));
+        assert_eq!(sentinels.len(), N_SENTINELS, "{sentinels:?}");
         let shared = files(Path::new("/proc/self/fd"));
         let mut held = HashSet::new();
-        for table in tables {
+        for sentinel in sentinels {
+            assert_ne!(blocked(&sentinel) & 1 << (libc::SIGTERM - 1), 0);
+            let table = files(&sentinel.join("fd"));
             let own: Vec<_> = table.into_iter().filter(|file| is_socket(file)).collect();
             let own: Vec<_> = own.iter().filter(|file| !shared.contains(*file)).collect();
             assert_eq!(own.len(), 1, "{own:?}");
             held.insert(own[0].clone());
         }
-        assert!(held.len() >= N_SENTINELS, "{held:?}");
+        assert_eq!(held.len(), N_SENTINELS, "{held:?}");
     }
 }

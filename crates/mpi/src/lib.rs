@@ -27,8 +27,8 @@
 //! No call returns an error in the ranks that are left: they hang in the collective until SIGTERM.
 //! [`World::advise_when_ended`] therefore has each of them print a sentence when that signal comes.
 //! Ctrl-C at `mpirun` sends the same signal; a `mpirun` that is itself killed takes the ranks with it
-//! within half a second, silently. A rank that is killed while it joins the job may have `mpirun` hang after all others
-//! have ended: it waits in `pmix_rte_finalize` for a lock that nobody holds any more.
+//! within half a second, silently. A rank that is killed in the first half second may have `mpirun` hang after
+//! all others have ended: it waits in `pmix_rte_finalize` for a lock.
 //!
 //! A rank that returns early with an error and drops its [`World`] would wait in `MPI_Finalize` for
 //! the others, which wait for it: the program must end with [`World::abort`], or share the error first

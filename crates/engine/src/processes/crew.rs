@@ -3,22 +3,18 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 
 use moeshard_encoder::error::EncoderError;
 use moeshard_tensor::collective::CollectiveError;
 use moeshard_tensor::device::DeviceError;
 
-use super::link::Link;
+use super::link::{GONE, Link};
 use super::wire::Message;
 use super::{HEARSAY, LEAVING};
 use crate::rank::RankAnswer;
 
 /// Told once, when the processes cannot go on together, why.
 pub type OnLost = Box<dyn Fn(&str) + Send + Sync>;
-
-/// The longest that a word of a process is on its way that has ended.
-const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// The other processes, all of which are there or all given up.
 pub(crate) struct Crew {
@@ -109,14 +105,12 @@ impl Crew {
         }
     }
 
-    /// A process has ended. What it has said before may still be on its way.
-    pub(super) fn miss(&self, rank: usize, reason: &str) {
-        let is_unsaid =
-            |left: &mut Vec<usize>| !left.contains(&rank) && self.failure.get().is_none();
-        let _ = self
-            .changed
-            .wait_timeout_while(self.have_left(), LAST_WORDS, is_unsaid);
-        self.lose(rank, reason);
+    /// A process has been killed, which its link may not say yet. One that was let go says on its link that it leaves,
+    /// which may come later than its end.
+    pub(super) fn miss(&self, rank: usize) {
+        if !self.is_dismissed.load(Ordering::Acquire) {
+            self.lose(rank, GONE);
+        }
     }
 
     /// Lets the other processes go. One that was lost shortly before is noticed: it does not say that it goes.

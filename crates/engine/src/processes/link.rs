@@ -15,6 +15,9 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// How often an end says that it is there.
 const PING_EVERY: Duration = Duration::from_secs(2);
 
+/// Why a process says nothing more that has closed its connections.
+pub(super) const GONE: &str = "its process is gone";
+
 /// The sending end. Clones share the connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
@@ -76,10 +79,10 @@ fn ping(stream: &Weak<Mutex<TcpStream>>) {
 }
 
 /// Why nothing more comes.
-pub(super) fn why(error: &io::Error) -> String {
+fn why(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
-            "its process is gone".to_owned()
+            GONE.to_owned()
         }
         ErrorKind::WouldBlock | ErrorKind::TimedOut => {
             format!("it has said nothing for {} s", SILENCE.as_secs())

@@ -4,7 +4,7 @@
 //! other. The others [`follow`]. Every process is one rank, with a device and a thread of its own.
 //!
 //! Two things connect them. A [`Collective`] carries what ranks exchange within a pass. A *link*, one TCP
-//! connection between rank 0 and each other rank, carries jobs and answers, and says at once when a process is
+//! connection between rank 0 and each other rank, carries jobs and answers, and ends when a process is
 //! gone: the system closes its connections, while a collective may wait for it for ever. Both come from
 //! [`JoinWorld`]: [`meet`] needs nothing but an address of rank 0's and has both over TCP; a launcher's
 //! library has a collective of its own, and [`links`] connects the rest.
@@ -64,8 +64,8 @@ impl std::fmt::Debug for Joined {
 /// Every rank must call it.
 pub type JoinWorld = Box<dyn FnOnce() -> Result<Joined, CollectiveError> + Send>;
 
-/// How long a rank that knows no more than that another one has failed waits for somebody who knows why. A
-/// process that ends closes all its connections within milliseconds.
+/// How long a rank that knows no more than that another one has failed waits for somebody who knows why. The
+/// connections of a process that ends are closed within milliseconds of each other.
 const HEARSAY: Duration = Duration::from_millis(250);
 
 /// The longest that a process waits to leave the world together with the others. It takes milliseconds, but

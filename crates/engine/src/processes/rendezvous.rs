@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use moeshard_tensor::collective::{Collective, CollectiveError, Tcp};
 
 use super::door::{Door, FirstWords, TRY, notice_silence, pause};
+use super::link::GONE;
 use super::meet::{self, Meeting};
 use super::wire::Message;
 use super::{FollowError, HEARSAY, Joined};
@@ -383,7 +384,7 @@ fn first_lost<'a>(mut links: impl Iterator<Item = (usize, &'a TcpStream)>) -> Op
             Ok(_) => return None,
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => return None,
-                io::ErrorKind::ConnectionReset => "its process is gone".to_owned(),
+                io::ErrorKind::ConnectionReset => GONE.to_owned(),
                 _ => error.to_string(),
             },
         };

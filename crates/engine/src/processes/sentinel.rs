@@ -1,22 +1,21 @@
-//! Connections that end at once with the process that holds them.
+//! Connections that end at once with a process that is killed.
 //!
-//! The system closes the connections of a killed process only after it has taken down its memory, and a GPU's if
-//! they were opened later: a second for 30 GB, and as long again as somebody else holds a lock on it. A link ends no
-//! earlier, and until then rank 0 takes a process for slow that is dead.
+//! The system closes a killed process' connections only after it has taken down its memory: 0.03 s a GB, and as long again
+//! as somebody else holds a lock on it. A link ends no earlier, and until then rank 0 takes a process for slow that is dead.
 //!
 //! Not all of a process need wait. On Linux a thread may have a table of files of its own, which is closed when the
-//! thread ends, and of all threads that are killed only the last takes the memory down. So every process sends out two
+//! thread ends, and of all threads that are killed only the last takes the memory down. So every follower sends out two
 //! *sentinels*, threads with such a table and a connection to rank 0 in it: one of the two is not the last. Where they
-//! cannot be had, the link's end has to do.
+//! cannot be had, the link's end has to do; also while a core is dumped, for which all threads wait.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::crew::Crew;
-use super::link::{Link, why};
+use super::link::Link;
 use super::meet::{Meeting, say_hello};
 use super::wire::{Message, Token};
 
@@ -25,6 +24,12 @@ const N_SENTINELS: usize = 2;
 
 /// How long rank 0 waits for them.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Before another try to reach it.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// How often a sentinel says something.
+const SPEAK_EVERY: Duration = Duration::from_secs(2);
 
 /// How often rank 0 looks whether anybody still wants to know.
 const LOOK: Duration = Duration::from_secs(1);
@@ -68,15 +73,18 @@ fn watch(crew: &Weak<Crew>, rank: usize, mut stream: TcpStream) {
     if stream.set_read_timeout(Some(LOOK)).is_err() {
         return;
     }
-    while let Err(error) = stream.read_exact(&mut [0]) {
-        let Some(crew) = crew.upgrade() else { return };
-        match error.kind() {
-            ErrorKind::WouldBlock => {}
-            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => {
-                return crew.miss(rank, &why(&error));
+    while crew.strong_count() > 0 {
+        match stream.read(&mut [0; 16]) {
+            Ok(0) => {
+                let _ = crew.upgrade().map(|crew| crew.miss(rank));
+                return;
             }
-            // A broken line says nothing of the process: the link knows more.
-            _ => return,
+            Ok(_) => {}
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::Interrupted => {}
+                // A broken line says nothing of the process: the link knows more.
+                _ => return,
+            },
         }
     }
 }
@@ -95,9 +103,32 @@ pub(super) fn send_out(rank: usize, token: Token, leader: SocketAddr) {
 fn stand(leader: SocketAddr, hello: &Message) -> io::Result<()> {
     have_own_files()?;
     // From here on nothing may leave this thread that has a file.
-    let mut stream = say_hello(leader, hello)?;
-    while let Ok(1..) = stream.read(&mut [0]) {}
-    Ok(())
+    let mut stream = come(leader, hello)?;
+    stream.set_read_timeout(Some(SPEAK_EVERY))?;
+    loop {
+        match stream.read(&mut [0]) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) => match error.kind() {
+                // Whoever stands between closes connections on which nothing is said. Rank 0 says nothing: what is unread
+                // would make of this end a broken line.
+                ErrorKind::WouldBlock => stream.write_all(&[0])?,
+                ErrorKind::Interrupted => {}
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+/// Rank 0 has room for so many at a time.
+fn come(leader: SocketAddr, hello: &Message) -> io::Result<TcpStream> {
+    let started = Instant::now();
+    loop {
+        match say_hello(leader, hello) {
+            Err(_) if started.elapsed() < PATIENCE => thread::sleep(AGAIN),
+            come => return come,
+        }
+    }
 }
 
 /// Gives this thread a table of files of its own, in which there are the standard streams alone. No handler of a signal
@@ -192,6 +223,11 @@ mod tests {
         let mut held = HashSet::new();
         for sentinel in sentinels {
             assert_ne!(blocked(&sentinel) & 1 << (libc::SIGTERM - 1), 0);
+            let n_files = fs::read_dir(sentinel.join("fd")).expect("a table of files");
+            // Those of the standard streams may be closed.
+            let numbers = n_files.map(|file| file.expect("a file").file_name());
+            let numbers = numbers.filter(|n| !["0", "1", "2"].contains(&n.to_str().unwrap_or("")));
+            assert_eq!(numbers.count(), 1, "it has other files as well");
             let table = files(&sentinel.join("fd"));
             let own: Vec<_> = table.into_iter().filter(|file| is_socket(file)).collect();
             let own: Vec<_> = own.iter().filter(|file| !shared.contains(*file)).collect();

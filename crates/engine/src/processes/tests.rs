@@ -1,6 +1,6 @@
 //! Processes played by threads: the collective is the in-process one, the links are real connections.
 
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -132,43 +132,99 @@ fn a_process_without_a_device_ends_all() {
     }
 }
 
-#[test]
-fn a_lost_process_fails_the_batch_and_says_so_once() {
-    let lost = Arc::default();
-    let mut joins = joins(2).into_iter();
-    let lead = leadership(joins.next().expect("rank 0"), &lost);
-    let join = joins.next().expect("rank 1");
-    let (cut, is_cut) = channel();
-    let other = thread::spawn(move || {
-        // It meets rank 0 and loads, and is gone at its first job.
+/// A process that has met rank 0 and loaded, and does nothing.
+struct Idle {
+    link: Link,
+    sentinel: TcpStream,
+    /// Rank 0 has said that it is over.
+    over: Receiver<()>,
+    /// A lost process poisons nobody: whoever exchanges with it waits.
+    _collective: Box<dyn Collective>,
+}
+
+impl Idle {
+    fn join(join: JoinWorld) -> Self {
         let Joined {
-            collective: end,
+            collective,
             mut links,
         } = join().expect("the world");
-        let link = Link::open(links.remove(0), "0", |message| {
-            !matches!(message, Ok(Message::Job(_)))
+        let mut leader = links[0].peer_addr().expect("an address");
+        let ((ask, asked), (end, over)) = (channel(), channel());
+        let link = Link::open(links.remove(0), "0", move |message| {
+            let _ = match message {
+                Ok(Message::Sentinels { token, port }) => ask.send((token, port)).is_ok(),
+                Ok(Message::End { .. }) => end.send(()).is_ok(),
+                _ => true,
+            };
+            true
         });
         let link = link.expect("a link");
         for _ in ["a device", "weights"] {
             let (stats, answer) = (Default::default(), Ok(Vec::new()));
             let _ = link.send(&Message::Answer { stats, answer });
         }
-        is_cut.recv().expect("the word");
-        link.cut();
-        // A lost process poisons nobody: whoever exchanges with it waits.
-        end
-    });
+        let (token, port) = asked.recv().expect("rank 0 asks for sentinels");
+        leader.set_port(port);
+        let hello = Message::Hello { token, rank: 1 };
+        Self {
+            link,
+            sentinel: meet::say_hello(leader, &hello).expect("rank 0"),
+            over,
+            _collective: collective,
+        }
+    }
+}
+
+/// Rank 0 with an idle rank 1, and whom it has lost.
+fn engine_and_idle() -> (RankEngine, Idle, Arc<Mutex<Vec<String>>>) {
+    let lost = Arc::default();
+    let mut joins = joins(2).into_iter();
+    let lead = leadership(joins.next().expect("rank 0"), &lost);
+    let join = joins.next().expect("rank 1");
+    let other = thread::spawn(move || Idle::join(join));
     let engine = RankEngine::lead(&model(), layout(2), cpu(), lead, &told()).expect("both");
+    (engine, other.join().expect("a thread"), lost)
+}
+
+const RANK_1_IS_GONE: &str = "rank 1 is lost: its process is gone";
+
+#[test]
+fn a_lost_process_fails_the_batch_and_says_so_once() {
+    let (engine, other, lost) = engine_and_idle();
     thread::scope(|scope| {
         let run = scope.spawn(|| engine.run(&batch(4)));
         thread::sleep(Duration::from_millis(50));
-        cut.send(()).expect("the other");
+        other.link.cut();
         let error = run.join().expect("a thread").expect_err("rank 1 is gone");
         assert!(matches!(error, EngineError::Failed(_)), "{error:?}");
     });
-    let reason = "rank 1 is lost: its process is gone";
-    assert!(matches!(engine.run(&batch(1)), Err(EngineError::Failed(found)) if found == reason));
-    assert_eq!(engine.stop(), Err(reason.to_owned()));
-    assert_eq!(*lost.lock().expect("reasons"), [reason]);
-    drop(other.join());
+    assert!(
+        matches!(engine.run(&batch(1)), Err(EngineError::Failed(found)) if found == RANK_1_IS_GONE)
+    );
+    assert_eq!(engine.stop(), Err(RANK_1_IS_GONE.to_owned()));
+    assert_eq!(*lost.lock().expect("reasons"), [RANK_1_IS_GONE]);
+}
+
+#[test]
+fn a_process_is_missed_when_its_sentinel_ends_though_its_link_does_not() {
+    let (engine, other, lost) = engine_and_idle();
+    drop(other.sentinel);
+    let error = engine.run(&batch(4)).expect_err("rank 1 is gone");
+    assert!(matches!(error, EngineError::Failed(_)), "{error:?}");
+    assert_eq!(*lost.lock().expect("reasons"), [RANK_1_IS_GONE]);
+}
+
+#[test]
+fn a_process_that_was_let_go_is_not_missed() {
+    let (engine, other, lost) = engine_and_idle();
+    thread::scope(|scope| {
+        let stop = scope.spawn(|| engine.stop());
+        other.over.recv().expect("the end");
+        drop(other.sentinel);
+        // Its word comes later than its end.
+        thread::sleep(Duration::from_millis(200));
+        let _ = other.link.send(&Message::End { failed: false });
+        stop.join().expect("a thread").expect("nobody was lost");
+    });
+    assert_eq!(*lost.lock().expect("reasons"), [""; 0]);
 }

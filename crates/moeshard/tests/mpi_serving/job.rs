@@ -131,22 +131,33 @@ impl Job {
         kill(signal, self.child.id());
     }
 
-    /// Waits for the job's end: its exit code, and what all have said. There is no code if `mpirun` hangs after all
-    /// processes have ended, which is nothing that they can help: it waits for ever for a lock that a process has left
-    /// behind which was killed while it said hello to it (Open MPI 4.1.4, `pmix_rte_finalize`).
+    /// Waits for the job's end: its exit code, and what all have said.
     pub(crate) fn end(mut self, within: Duration) -> (Option<i32>, String) {
+        let ended = self.ends(within);
+        assert!(ended, "it hangs: {}", self.state());
+        (self.child.wait().expect("a process").code(), self.log())
+    }
+
+    /// As [`Job::end`] where a process was killed at the start. There is no code if `mpirun` hangs after all processes have
+    /// ended, which is nothing that they can help: it then waits for ever for a lock of its own (Open MPI 4.1.4,
+    /// `pmix_rte_finalize`).
+    pub(crate) fn end_of_start(mut self, within: Duration) -> (Option<i32>, String) {
+        if !self.ends(within) {
+            assert!(self.all_have_ended(), "it hangs: {}", self.state());
+            let _ = self.child.kill();
+        }
+        (self.child.wait().expect("a process").code(), self.log())
+    }
+
+    fn ends(&mut self, within: Duration) -> bool {
         let started = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a process") {
-                return (status.code(), self.log());
-            }
+        while self.child.try_wait().expect("a process").is_none() {
             if started.elapsed() > within {
-                assert!(self.all_have_ended(), "it hangs: {}", self.state());
-                println!("mpirun hangs");
-                let _ = self.child.kill();
+                return false;
             }
             thread::sleep(Duration::from_millis(2));
         }
+        true
     }
 
     /// Whether `mpirun` has no process left that runs.

@@ -52,14 +52,20 @@ fn killed_at_work(round: u64) -> usize {
 
 #[test]
 fn a_process_that_is_killed_at_the_start_ends_the_job() {
-    for round in 0..N_EARLY_KILLS {
-        let killed = (chance(round + 2000) % N_RANKS as u64) as usize;
-        let pause = Duration::from_micros(chance(round + 3000) % 400_000);
-        let mut job = Job::start(N_RANKS);
-        let process = job.process_of(killed);
-        thread::sleep(pause);
-        kill("KILL", process);
-        let (code, log) = job.end(NOTICED);
-        assert_ne!(code, Some(0), "{log}");
-    }
+    let n_hanging = (0..N_EARLY_KILLS).filter(|&round| killed_at_start(round));
+    let n_hanging = n_hanging.count() as u64;
+    assert!(n_hanging <= N_EARLY_KILLS / 5, "mpirun hangs too often");
+}
+
+/// Kills one process at any time of the start; whether `mpirun` did not end after all processes had.
+fn killed_at_start(round: u64) -> bool {
+    let killed = (chance(round + 2000) % N_RANKS as u64) as usize;
+    let pause = Duration::from_micros(chance(round + 3000) % 400_000);
+    let mut job = Job::start(N_RANKS);
+    let process = job.process_of(killed);
+    thread::sleep(pause);
+    kill("KILL", process);
+    let (code, log) = job.end_of_start(NOTICED);
+    assert_ne!(code, Some(0), "{log}");
+    code.is_none()
 }

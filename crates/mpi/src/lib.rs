@@ -27,7 +27,7 @@
 //! No call returns an error in the ranks that are left: they hang in the collective until SIGTERM.
 //! [`World::advise_when_ended`] therefore has each of them print a sentence when that signal comes.
 //! Ctrl-C at `mpirun` sends the same signal; a `mpirun` that is itself killed takes the ranks with it
-//! within half a second, silently. A rank that is killed in the first half second may have `mpirun` hang after
+//! within half a second, silently. A rank that is killed at the start may have `mpirun` hang after
 //! all others have ended: it waits in `pmix_rte_finalize` for a lock.
 //!
 //! A rank that returns early with an error and drops its [`World`] would wait in `MPI_Finalize` for

@@ -1,7 +1,7 @@
 //! Connections that end at once with a process that is killed.
 //!
-//! The system closes a killed process' connections only after it has taken down its memory: 0.03 s a GB, and as long again
-//! as somebody else holds a lock on it. A link ends no earlier, and until then rank 0 takes a process for slow that is dead.
+//! The system closes a killed process' connections only after it has taken down its memory: the longer the more there
+//! is, and as long again as somebody else holds a lock on it. A link ends no earlier, and until then rank 0 takes a process for slow that is dead.
 //!
 //! Not all of a process need wait. On Linux a thread may have a table of files of its own, which is closed when the
 //! thread ends, and of all threads that are killed only the last takes the memory down. So every follower sends out two
@@ -223,9 +223,9 @@ mod tests {
         let mut held = HashSet::new();
         for sentinel in sentinels {
             assert_ne!(blocked(&sentinel) & 1 << (libc::SIGTERM - 1), 0);
-            let n_files = fs::read_dir(sentinel.join("fd")).expect("a table of files");
+            let entries = fs::read_dir(sentinel.join("fd")).expect("a table of files");
             // Those of the standard streams may be closed.
-            let numbers = n_files.map(|file| file.expect("a file").file_name());
+            let numbers = entries.map(|file| file.expect("a file").file_name());
             let numbers = numbers.filter(|n| !["0", "1", "2"].contains(&n.to_str().unwrap_or("")));
             assert_eq!(numbers.count(), 1, "it has other files as well");
             let table = files(&sentinel.join("fd"));
